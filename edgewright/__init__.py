@@ -1,0 +1,1 @@
+"""Edgewright: trained models to the smallest, fastest files that still meet their accuracy target, and the proof."""

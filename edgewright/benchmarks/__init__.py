@@ -1,0 +1,1 @@
+"""Measuring: how close two models are, how fast, how small."""

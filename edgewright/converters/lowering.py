@@ -1,0 +1,101 @@
+"""From a TensorFlow computation to a float32 TFLite file: traced once with fixed shapes, frozen, converted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import TensorSpec
+from edgewright.converters.tflite_file import layer_of, set_signature
+from edgewright.errors import ConversionError, UnsupportedError, WorkerMemoryError, needs
+
+__all__ = ["lower_function"]
+
+CODE_OPS = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles"})
+"""Graph ops that run Python code or touch files."""
+
+
+def lower_function(
+    call: Callable[..., Sequence[Any]],
+    inputs: Sequence[TensorSpec],
+    output_names: Sequence[str],
+    out: Path,
+    *,
+    batch: int | None,
+    select_tf: bool,
+) -> None:
+    """Trace a function and write it as a float32 TFLite file with one signature.
+
+    Args:
+        call: takes one tensor per input and returns a flat sequence with one tensor per output name.
+        inputs: names, shapes and dtypes; a free leading size becomes `batch`.
+        output_names: signature names of the results, in order.
+        out: the file to write.
+        batch: fixed batch size, None keeps it free.
+        select_tf: allow ops that need the Flex delegate.
+
+    Raises:
+        UnsupportedError: an op or a shape cannot be expressed in TFLite; op and layer are named.
+        ConversionError: the converter failed otherwise.
+    """
+    with needs("convert"):
+        import tensorflow as tf
+    specs = [tf.TensorSpec(_fixed(spec, batch), spec.dtype, name=f"input_{index}") for index, spec in enumerate(inputs)]
+    traced = tf.function(lambda *tensors: [tf.identity(t) for t in call(*tensors)], autograph=False, jit_compile=False)
+    concrete = traced.get_concrete_function(*specs)
+    frozen = _freeze(concrete)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    if select_tf:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    try:
+        data = converter.convert()
+    except MemoryError as error:
+        raise WorkerMemoryError("TensorFlow's converter ran out of memory", hint="use a machine with more memory") from error
+    except Exception as error:  # the converter raises its own private types, and plain ones
+        raise _explain(str(error), frozen) from error
+    out.write_bytes(set_signature(bytes(data), [spec.name for spec in inputs], list(output_names), None))
+
+
+def _fixed(spec: TensorSpec, batch: int | None) -> list[int | None]:
+    shape = list(spec.shape)
+    if shape and shape[0] is None:
+        shape[0] = batch
+    free = [axis for axis, size in enumerate(shape) if size is None and axis > 0]
+    if free:
+        raise UnsupportedError(
+            f"input '{spec.name}' has free sizes besides the batch: {spec}",
+            hint="rebuild the model with fixed sizes: keras.Input(shape=(...)) without None",
+        )
+    return shape
+
+
+def _freeze(concrete: Any) -> Any:
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+
+
+def _explain(message: str, frozen: Any) -> UnsupportedError | ConversionError:
+    """Name the ops that TFLite lacks and the layers they stand in, from the converter's message and the graph."""
+    missing = set(re.findall(r"\btf\.(\w+)\((?:tensor|\)|.*->)", message)) | set(re.findall(r"error: '?tf\.(\w+)' op", message))
+    for listing in re.findall(r"(?:TF Select ops|Flex ops|Custom ops|TF Custom ops): ([\w, ]+)", message):
+        missing |= {op.strip().removeprefix("Flex") for op in listing.split(",") if op.strip()}
+    if not missing:
+        first = next((line.strip() for line in message.splitlines() if "error:" in line), message.strip().splitlines()[0])
+        return ConversionError(f"TensorFlow's converter failed: {first[:300]}", hint="run again with -v to see its log")
+    places = [
+        f"{op} in layer {', '.join(repr(layer) for layer in _layers(op, frozen)[:3]) or 'unknown'}" for op in sorted(missing)
+    ]
+    return UnsupportedError(
+        f"TFLite cannot express {'; '.join(places)}",
+        hint="replace the layer, or allow TensorFlow's own ops with --select-tf (the device then needs the Flex delegate)",
+    )
+
+
+def _layers(op: str, frozen: Any) -> list[str]:
+    """Layers of the graph (and of its functions' bodies) in which ops of a type stand, in graph order."""
+    graph = frozen.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return list(dict.fromkeys(layer_of(node.name) or node.name for node in nodes if node.op == op))

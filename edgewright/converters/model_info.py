@@ -1,0 +1,206 @@
+"""What `inspect` tells of a model, the same for every format, and the arithmetic behind it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.artifact import TensorSpec, files_of
+from edgewright.errors import EdgewrightError, ModelError
+
+__all__ = ["ModelInfo", "WeightInfo", "corrupt", "deflated_bytes", "describe_weight", "raw_bytes", "reading"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightInfo:
+    """A constant tensor of a model.
+
+    Args:
+        name: the tensor's name in the file.
+        shape: sizes.
+        dtype: NumPy name, or "int4" and the like for packed types.
+        bits: bits per stored value.
+        sparsity: share of values that stand for exactly 0.0, between 0 and 1.
+        unique: number of different stored values in the whole tensor.
+        unique_per_channel: largest number of different stored values within one output channel.
+        channel_axis: the output channels' axis; None if the tensor has none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int
+    sparsity: float
+    unique: int
+    unique_per_channel: int
+    channel_axis: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form for JSON."""
+        return {field: getattr(self, field) for field in self.__slots__} | {"shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WeightInfo:
+        """Inverse of `to_json`."""
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """All that `inspect` shows.
+
+    Args:
+        format: reader's name.
+        inputs: in the model's order.
+        outputs: in the model's order.
+        ops: how often each op (of Keras models: each layer class) occurs.
+        weights: constant tensors with more than one value, largest first.
+        parameters: number of trained values; BatchNorm statistics and quantization constants are not counted.
+        macs: multiply-adds of convolutions, dense layers and matrix products at batch 1; None if not countable.
+        macs_note: why `macs` is None, or what it leaves out; empty if exact.
+        raw_bytes: size of the file or files.
+        deflated_bytes: the same after zlib level 9, each file whole.
+        notes: what a reader of the figures must know.
+    """
+
+    format: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    ops: Mapping[str, int]
+    weights: tuple[WeightInfo, ...]
+    parameters: int
+    macs: int | None
+    macs_note: str
+    raw_bytes: int
+    deflated_bytes: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form for JSON."""
+        return {
+            "format": self.format,
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "ops": dict(self.ops),
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "macs_note": self.macs_note,
+            "raw_bytes": self.raw_bytes,
+            "deflated_bytes": self.deflated_bytes,
+            "weights": [weight.to_json() for weight in self.weights],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
+        """Inverse of `to_json`."""
+        return cls(
+            format=data["format"],
+            inputs=tuple(TensorSpec.from_json(spec) for spec in data["inputs"]),
+            outputs=tuple(TensorSpec.from_json(spec) for spec in data["outputs"]),
+            ops=dict(data["ops"]),
+            weights=tuple(WeightInfo.from_json(weight) for weight in data["weights"]),
+            parameters=data["parameters"],
+            macs=data["macs"],
+            macs_note=data["macs_note"],
+            raw_bytes=data["raw_bytes"],
+            deflated_bytes=data["deflated_bytes"],
+            notes=tuple(data["notes"]),
+        )
+
+
+def describe_weight(
+    name: str,
+    values: np.ndarray[Any, Any],
+    *,
+    channel_axis: int | None,
+    dtype: str | None = None,
+    bits: int | None = None,
+    zero_point: np.ndarray[Any, Any] | int = 0,
+) -> WeightInfo:
+    """Sparsity and unique values of one constant tensor.
+
+    Args:
+        name: the tensor's name.
+        values: the stored values, any shape and numeric dtype (4-bit values unpacked to int8).
+        channel_axis: the axis of the output channels, None if there is none.
+        dtype: stored dtype's name if it is not that of `values`.
+        bits: bits per stored value if they are not those of `values`.
+        zero_point: stored value that stands for 0.0; an array has one per output channel.
+    """
+    zero = np.asarray(zero_point)
+    if zero.ndim == 1 and zero.size > 1 and channel_axis is not None:
+        zero = zero.reshape([-1 if axis == channel_axis else 1 for axis in range(values.ndim)])
+    elif zero.size:
+        zero = zero.reshape(-1)[0]
+    else:
+        zero = np.asarray(0)
+    return WeightInfo(
+        name=name,
+        shape=tuple(int(size) for size in values.shape),
+        dtype=dtype or values.dtype.name,
+        bits=bits or values.dtype.itemsize * 8,
+        sparsity=float(np.count_nonzero(values == zero)) / max(values.size, 1),
+        unique=int(np.unique(values).size),
+        unique_per_channel=_unique_per_channel(values, channel_axis),
+        channel_axis=channel_axis,
+    )
+
+
+def _unique_per_channel(values: np.ndarray[Any, Any], axis: int | None) -> int:
+    if axis is None or values.ndim < 2:
+        return int(np.unique(values).size)
+    rows = np.sort(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1), axis=1)
+    if rows.size == 0:
+        return 0
+    return int((rows[:, 1:] != rows[:, :-1]).sum(axis=1).max()) + 1
+
+
+def raw_bytes(path: Path, *also: Path) -> int:
+    """Size of a model: the sum over its files and any others that it refers to."""
+    return sum(file.stat().st_size for file in (*files_of(path), *also))
+
+
+def deflated_bytes(path: Path, *also: Path) -> int:
+    """Size after zlib level 9: the sum over its files and any others that it refers to, each compressed whole."""
+    return sum(_deflated(file) for file in (*files_of(path), *also))
+
+
+def _deflated(file: Path) -> int:
+    packer = zlib.compressobj(9)
+    total = 0
+    with file.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            total += len(packer.compress(chunk))
+    return total + len(packer.flush())
+
+
+def corrupt(path: Path, why: str) -> ModelError:
+    """The one error of a model file that does not hold what its format promises."""
+    return ModelError(
+        f"{path} is truncated or corrupt: {why}",
+        hint="copy or export the model again and compare its size and checksum with the original",
+    )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a parser raises on a damaged file into one `ModelError`; Edgewright's own errors pass.
+
+    Raises:
+        ModelError: the block raised any other exception.
+    """
+    try:
+        yield
+    except EdgewrightError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        detail = f": {lines[0][:300]}" if lines else ""
+        raise corrupt(path, f"{type(error).__name__}{detail}") from error

@@ -1,0 +1,1 @@
+"""Inference on the device: NumPy and one engine, nothing else."""
