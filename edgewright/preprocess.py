@@ -21,6 +21,7 @@ from edgewright.errors import SamplesError, ShapeError, UsageError, needs
 __all__ = ["Placement", "Preprocess", "decode", "encode", "read_image"]
 
 Array = NDArray[Any]
+Numbers = float | tuple[float, ...]
 
 RESIZES = ("stretch", "letterbox", "crop")
 COLORS = ("rgb", "bgr", "gray")
@@ -71,8 +72,8 @@ class Preprocess:
     pad: int = 0
     color: str | None = None
     layout: str = "hwc"
-    scale: float | tuple[float, ...] = 1.0
-    offset: float | tuple[float, ...] = 0.0
+    scale: Numbers = 1.0
+    offset: Numbers = 0.0
 
     def __post_init__(self) -> None:
         _known("resize", self.resize, RESIZES)
@@ -114,7 +115,9 @@ class Preprocess:
             given[key] = value
         if not given:
             raise UsageError("the preprocess declaration is empty", hint=f"known: {', '.join(KEYS)}")
-        numbers = {key: _numbers(key, given[key]) for key in ("scale", "offset", "mean", "std") if key in given}
+        numbers: dict[str, Numbers] = {
+            key: _numbers(key, given[key]) for key in ("scale", "offset", "mean", "std") if key in given
+        }
         scale, offset = _standardized(numbers)
         return cls(
             size=_size(given["size"]) if "size" in given else None,
@@ -144,7 +147,8 @@ class Preprocess:
                 hint=f"known: {', '.join(known)}; a newer Edgewright may have written them",
             )
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+            return cls(**values)
         except TypeError as error:
             raise UsageError(f"preprocess has a value of a wrong kind: {error}") from error
 
@@ -200,11 +204,11 @@ class Preprocess:
         if self.color == "gray" and image.shape[2] == 3:
             with needs("video"):
                 import cv2
-            image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)[..., np.newaxis]
+            image = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY))[..., np.newaxis]
         elif self.color in {"rgb", "bgr"} and image.shape[2] == 1:
             image = np.repeat(image, 3, axis=2)
         elif self.color == "rgb":
-            image = image[..., ::-1]
+            image = _swapped(image)
         return image
 
     def _resized(self, image: Array) -> Array:
@@ -212,8 +216,8 @@ class Preprocess:
             import cv2
         height, width = self.size or image.shape[:2]
         place = self.placement(*image.shape[:2])
-        scaled = cv2.resize(np.ascontiguousarray(image), (place.width, place.height), interpolation=cv2.INTER_LINEAR)
-        scaled = scaled.reshape(place.height, place.width, image.shape[2])  # cv2 drops an axis of one channel
+        resized = cv2.resize(np.ascontiguousarray(image), (place.width, place.height), interpolation=cv2.INTER_LINEAR)
+        scaled = np.reshape(resized, (place.height, place.width, image.shape[2]))  # cv2 drops an axis of one channel
         if self.resize == "crop":
             return scaled[-place.top : height - place.top, -place.left : width - place.left]
         if self.resize == "stretch":
@@ -314,6 +318,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
+def _swapped(image: Array) -> Array:
+    """BGR to RGB: by cv2, which is 40 times faster, or by NumPy where only NumPy is installed."""
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        return image[..., ::-1]
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB))
+
+
 def _jpeg_ends(data: bytes) -> bool:
     """Whether a JPEG has its end marker: older cv2 fills what a truncated one lacks with gray and says nothing.
 
@@ -347,7 +360,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _numbers(key: str, text: str) -> float | tuple[float, ...]:
+def _numbers(key: str, text: str) -> Numbers:
     """One number, or several separated by ':' or ';'; each may be a fraction such as 1/127.5."""
     values = []
     for part in text.replace(";", ":").split(":"):
@@ -366,8 +379,8 @@ def _pad(text: str) -> int:
 
 
 def _standardized(
-    numbers: Mapping[str, float | tuple[float, ...]],
-) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
+    numbers: Mapping[str, Numbers],
+) -> tuple[Numbers, Numbers]:
     """Scale and offset that do the work of scale, offset, mean and std together."""
     scale, offset, mean, std = (
         np.asarray(numbers.get(key, default)) for key, default in (("scale", 1.0), ("offset", 0.0), ("mean", 0.0), ("std", 1.0))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from edgewright.artifact import Artifact
-from edgewright.samples import Samples
-from edgewright.worker import Limits
+from edgewright.errors import UsageError
+from edgewright.samples import SamplesSpec
+from edgewright.worker import Worker
 
 __all__ = ["Step", "StepContext"]
 
@@ -24,25 +25,29 @@ class StepContext:
 
     Args:
         out: the file to write; its folder exists.
-        work: a folder for intermediate files, removed afterwards.
         samples: calibration or training data, None if the user gave none.
+        worker: a child process for the step's jobs, started early so that its imports overlap with other work.
         seed: for everything random.
-        limits: time and memory of each child process.
-        trust: whether code in models may run.
-        custom: module that registers custom objects, or None.
         progress: called with a share between 0 and 1 and what is being done.
         warnings: what the step wants its user to know; the step appends.
     """
 
     out: Path
-    work: Path
-    samples: Samples | None = None
+    samples: SamplesSpec | None = None
+    worker: Worker | None = None
     seed: int = 0
-    limits: Limits = field(default_factory=Limits)
-    trust: bool = False
-    custom: str | None = None
     progress: Callable[[float, str], None] = _no_progress
     warnings: list[str] = field(default_factory=list)
+
+    def child(self) -> Worker:
+        """The child process that runs the step's jobs.
+
+        Raises:
+            UsageError: the context was made without one.
+        """
+        if self.worker is None:
+            raise UsageError("this step works in a child process, the context has none", hint="pass StepContext(worker=Worker())")
+        return self.worker
 
 
 class Step(Protocol):

@@ -46,12 +46,13 @@ def recurrent_macs(steps: int, weights: Iterable[Sequence[int]]) -> int:
     return steps * sum(math.prod(shape) for shape in weights)
 
 
-def fixed_batch(inputs: Sequence[TensorSpec]) -> int:
-    """The batch size that a model is fixed to: the leading size that all inputs share, 1 if there is none.
+def fixed_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> int:
+    """The batch size that a model is fixed to: the leading size that all inputs and outputs share, 1 if there is none.
 
-    Inputs of rank 0 and 1 have no batch axis.
+    Inputs of rank 0 and 1 have no batch axis, so a model with one has no batch size that could be told.
     """
     leading = {spec.shape[0] if len(spec.shape) > 1 else None for spec in inputs}
+    leading |= {spec.shape[0] if spec.shape else None for spec in outputs}
     size = leading.pop() if len(leading) == 1 else None
     return size or 1
 
@@ -64,11 +65,13 @@ class MacCount:
         total: the sum so far, over the batch that the file is fixed to.
         left_out: what is not in the sum, each once, in order of appearance.
         unknown: why there can be no sum at all; empty if there is one.
+        time_major: whether the leading size is one of time steps, not of samples.
     """
 
     total: int = 0
     left_out: dict[str, None] = field(default_factory=dict)
     unknown: str = ""
+    time_major: bool = False
 
     def note(self, text: str) -> None:
         """Record that something is not in the sum, or is in it under an assumption."""
@@ -78,11 +81,11 @@ class MacCount:
         """Record that no sum can be given; the first reason is kept."""
         self.unknown = self.unknown or text
 
-    def result(self, inputs: Sequence[TensorSpec]) -> tuple[int | None, str]:
-        """`macs` at batch 1 and `macs_note` of a `ModelInfo`, given the model's inputs."""
+    def result(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[int | None, str]:
+        """`macs` at batch 1 and `macs_note` of a `ModelInfo`, given the model's inputs and outputs."""
         if self.unknown:
             return None, self.unknown
-        batch = fixed_batch(inputs)
+        batch = 1 if self.time_major else fixed_batch(inputs, outputs)
         if batch > 1:
             if self.total % batch:
                 self.note(f"the file is fixed to batch {batch}, the figure is for the whole batch")

@@ -14,7 +14,7 @@ import numpy as np
 from edgewright.artifact import TensorSpec, files_of
 from edgewright.errors import EdgewrightError, ModelError
 
-__all__ = ["ModelInfo", "WeightInfo", "corrupt", "deflated_bytes", "describe_weight", "raw_bytes", "reading"]
+__all__ = ["ModelInfo", "WeightInfo", "corrupt", "deflated_bytes", "describe_weight", "raw_bytes", "reading", "unpack_bits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +141,14 @@ def describe_weight(
         zero = zero.reshape(-1)[0]
     else:
         zero = np.asarray(0)
+    with np.errstate(invalid="ignore"):  # a signalling NaN among the values is no error of ours
+        zeros = int(np.count_nonzero(values == zero))
     return WeightInfo(
         name=name,
         shape=tuple(int(size) for size in values.shape),
         dtype=dtype or values.dtype.name,
         bits=bits or values.dtype.itemsize * 8,
-        sparsity=float(np.count_nonzero(values == zero)) / max(values.size, 1),
+        sparsity=zeros / max(values.size, 1),
         unique=int(np.unique(values).size),
         unique_per_channel=_unique_per_channel(values, channel_axis),
         channel_axis=channel_axis,
@@ -154,12 +156,25 @@ def describe_weight(
 
 
 def _unique_per_channel(values: np.ndarray[Any, Any], axis: int | None) -> int:
-    if axis is None or values.ndim < 2:
+    if axis is None or values.ndim < 2 or not values.size:
         return int(np.unique(values).size)
     rows = np.sort(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1), axis=1)
-    if rows.size == 0:
-        return 0
     return int((rows[:, 1:] != rows[:, :-1]).sum(axis=1).max()) + 1
+
+
+def unpack_bits(raw: np.ndarray[Any, Any], bits: int, *, signed: bool) -> np.ndarray[Any, Any]:
+    """Values of 1, 2 or 4 bits as int8 or uint8, the first in the lowest bits of a byte, as TFLite and OpenVINO pack them.
+
+    Args:
+        raw: packed bytes, uint8, of one dimension.
+        bits: bits per value.
+        signed: whether values are in two's complement.
+    """
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields: np.ndarray[Any, Any] = ((raw[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)
+    if signed:
+        fields = (fields << np.uint8(8 - bits)).view(np.int8) >> np.int8(8 - bits)
+    return fields
 
 
 def raw_bytes(path: Path, *also: Path) -> int:

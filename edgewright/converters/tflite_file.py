@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.converters.model_info import corrupt
-from edgewright.converters.tflite_parse import op_name, parse
+from edgewright.converters.tflite_parse import TfliteFile, op_name, parse
 from edgewright.errors import UnsupportedError, UsageError, needs
 
 __all__ = ["METADATA", "FloatOp", "float_ops", "layer_of", "op_name", "read_metadata", "set_signature"]
@@ -19,7 +19,7 @@ METADATA = "edgewright"
 """Name of the Model.metadata entry that Edgewright writes."""
 
 _ALIGNMENT = 16  # schema.fbs: Buffer.data is force_align'ed to 16; kernels on Arm rely on it
-_MAX_BYTES = (1 << 31) - (1 << 20)
+_MAX_BYTES = (1 << 31) - (1 << 20)  # FlatBuffers end at 2 GB
 _BORDER_OPS = {"QUANTIZE", "DEQUANTIZE", "FAKE_QUANT"}
 _NO_COMPUTE = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "RANK"}
 _CALL_SCOPE = re.compile(r"(Stateful)?PartitionedCall(_\d+)?$")
@@ -140,7 +140,6 @@ def set_signature(model: Path | bytes, inputs: Sequence[str], outputs: Sequence[
         UsageError: names are missing, too many or not unique.
     """
     with needs("convert"):
-        import flatbuffers
         from ai_edge_litert import schema_py_generated as schema
     path = model if isinstance(model, Path) else Path("model.tflite")
     data = model.read_bytes() if isinstance(model, Path) else model
@@ -156,22 +155,31 @@ def set_signature(model: Path | bytes, inputs: Sequence[str], outputs: Sequence[
     graph = file.graphs[at]
     _check_names("input", inputs, len(graph.inputs))
     _check_names("output", outputs, len(graph.outputs))
-    names = _tensor_names([t.name for t in graph.tensors], (*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)))
-    for tensor, old, new in zip(tree.subgraphs[at].tensors, graph.tensors, names):
+    named_inputs = tuple(zip(inputs, graph.inputs, strict=True))
+    named_outputs = tuple(zip(outputs, graph.outputs, strict=True))
+    names = _tensor_names([t.name for t in graph.tensors], (*named_inputs, *named_outputs))
+    for tensor, old, new in zip(tree.subgraphs[at].tensors, graph.tensors, names, strict=True):
         tensor.name = tensor.name if old.name == new else new
     tree.signatureDefs = [
         schema.SignatureDefT(
-            inputs=[schema.TensorMapT(name, index) for name, index in zip(inputs, graph.inputs)],
-            outputs=[schema.TensorMapT(name, index) for name, index in zip(outputs, graph.outputs)],
+            inputs=[schema.TensorMapT(name, index) for name, index in named_inputs],
+            outputs=[schema.TensorMapT(name, index) for name, index in named_outputs],
             signatureKey="serving_default",
             subgraphIndex=at,
         )
     ]
-    contents = list(file.buffers)
+    return _pack(schema, tree, file, metadata)
+
+
+def _pack(schema: Any, tree: Any, file: TfliteFile, metadata: bytes | None) -> bytes:
+    """The bytes of an object tree whose buffers have the contents that were parsed, plus the metadata entry."""
+    with needs("convert"):
+        import flatbuffers
+    contents: list[Any] = list(file.buffers)
     present = [buffer.data is not None or buffer.offset > 1 for buffer in tree.buffers]
     if metadata is not None:
         _set_metadata(schema, tree, file.metadata, contents, present, metadata)
-    tree.buffers = [_AlignedBuffer(data, given) for data, given in zip(contents, present)]
+    tree.buffers = [_AlignedBuffer(data, given) for data, given in zip(contents, present, strict=True)]
     builder = flatbuffers.Builder(sum(len(content) for content in contents) + (1 << 16))
     builder.Finish(tree.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -212,10 +220,10 @@ def _set_metadata(
     present.append(True)
 
 
-def _tensor_names(old: Sequence[str], wanted: Iterable[tuple[int, str]]) -> list[str]:
+def _tensor_names(old: Sequence[str], wanted: Iterable[tuple[str, int]]) -> list[str]:
     """New names of all tensors: the wanted ones first come first served, the others kept unless one is taken."""
     new: dict[int, str] = {}
-    for index, name in wanted:
+    for name, index in wanted:
         if index not in new:
             new[index] = _free(name, set(new.values()))
     taken = set(new.values())

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.converters.model_info import corrupt, reading
+from edgewright.converters.model_info import corrupt, reading, unpack_bits
 from edgewright.errors import ModelError, UnsupportedError, needs
 
 __all__ = ["DTYPES", "Graph", "Op", "Signature", "Tensor", "TfliteFile", "op_name", "parse"]
@@ -135,13 +135,15 @@ class TfliteFile:
         return tensor.buffer > 0 and self.buffers[tensor.buffer].size > 0
 
     def values(self, tensor: Tensor) -> Array:
-        """Stored values of a constant, shape as in the tensor; 2- and 4-bit values unpacked to int8 or uint8,
-        bfloat16 widened to float32, 8-bit floats as raw uint8. Values of a sparse tensor come first, zeros fill up.
+        """Stored values of a constant, in the tensor's shape.
+
+        2- and 4-bit values are unpacked to int8 or uint8, bfloat16 is widened to float32, 8-bit floats are raw uint8.
+        Values of a sparse tensor come first, in storage order, and zeros fill up.
         """
         raw = self.buffers[tensor.buffer]
         count = math.prod(tensor.shape)
         if tensor.bits < 8:
-            stored = _unpack(raw, tensor.bits, signed=not tensor.dtype.startswith("u"))
+            stored = unpack_bits(raw, tensor.bits, signed=not tensor.dtype.startswith("u"))
         elif tensor.dtype == "bfloat16":
             stored = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
@@ -149,15 +151,6 @@ class TfliteFile:
         if tensor.sparse:
             stored = np.concatenate([stored, np.zeros(max(count - stored.size, 0), stored.dtype)])
         return stored[:count].reshape(tensor.shape)
-
-
-def _unpack(raw: Array, bits: int, *, signed: bool) -> Array:
-    """Values of 2 or 4 bits, the first in the lowest bits of a byte."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    fields = ((raw[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1).astype(np.uint8)
-    if not signed:
-        return fields
-    return ((fields << (8 - bits)).astype(np.uint8).view(np.int8) >> (8 - bits)).astype(np.int8)
 
 
 @cache

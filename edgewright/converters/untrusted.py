@@ -84,13 +84,15 @@ def archive_config(path: Path) -> Any:
             names = set(archive.namelist())
             if not {"config.json", "model.weights.h5"} <= names:
                 raise ModelError(
-                    f"{path} is a zip archive without a Keras model: config.json and model.weights.h5 expected, found {sorted(names)[:5]}"
+                    f"{path} is a zip archive without a Keras model: config.json and model.weights.h5 expected, "
+                    f"found {sorted(names)[:5]}"
                 )
             total = sum(member.file_size for member in archive.infolist())
             packed = sum(member.compress_size for member in archive.infolist())
             if total > MAX_BYTES or (total > 64 << 20 and total > MAX_RATIO * max(packed, 1)):
                 raise ModelError(
-                    f"{path} would unpack from {packed:,} to {total:,} bytes; at most {MAX_RATIO} times and {MAX_BYTES:,} bytes are allowed",
+                    f"{path} would unpack from {packed:,} to {total:,} bytes; "
+                    f"at most {MAX_RATIO} times and {MAX_BYTES:,} bytes are allowed",
                     hint="this looks like a zip bomb; get the model from its source again",
                 )
             damaged = archive.testzip()

@@ -80,6 +80,12 @@ class ReferenceReader(Reader, Protocol):
             ConversionError: the converter failed otherwise.
         """
 
+    def recurrent_steps(self) -> dict[str, int | None]:
+        """Sequence length of every recurrent layer or loop, by name; None where it is free or unknown."""
+
+    def layer_names(self) -> list[str]:
+        """Names of the model's layers, as messages should call them; empty if the format has none."""
+
 
 READERS: Kind[Reader] = Kind("reader", "edgewright.converters.readers")
 

@@ -85,6 +85,10 @@ class KerasReader:
         """Sequence length of every recurrent layer, by layer name; None where it is free."""
         return {layer.name: _steps(layer) for layer in _recurrent(self.model)}
 
+    def layer_names(self) -> list[str]:
+        """Names of all layers, those of inner models included."""
+        return [layer.name for layer in leaf_layers(self.model)]
+
     def info(self) -> ModelInfo:
         """Layer classes, weights and sizes; multiply-adds are counted in the lowered graph."""
         inputs, outputs = self.specs()

@@ -82,6 +82,10 @@ class SavedModelReader:
         """Loops of the graph by name: their length is unknown and they cannot be unrolled."""
         return {op.name: None for op in _operations(self.function) if op.type in {"While", "StatelessWhile"}}
 
+    def layer_names(self) -> list[str]:
+        """None: a SavedModel keeps ops, not layers."""
+        return []
+
     def info(self) -> ModelInfo:
         """Graph ops, variables and sizes; multiply-adds are counted in the lowered graph."""
         inputs, outputs = self.specs()

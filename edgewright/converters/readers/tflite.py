@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from edgewright.converters.macs import MacCount, conv_macs, matmul_macs, recurre
 from edgewright.converters.model_info import ModelInfo, WeightInfo, deflated_bytes, describe_weight, raw_bytes, reading
 from edgewright.converters.readers import READERS
 from edgewright.converters.tflite_file import several_signatures
-from edgewright.converters.tflite_parse import Graph, Op, Tensor, parse
+from edgewright.converters.tflite_parse import Graph, Op, Tensor, TfliteFile, parse
 
 __all__ = ["TfliteReader"]
 
@@ -96,7 +97,7 @@ class TfliteReader:
             weights, parameters, notes = self._weights()
             count = MacCount()
             self._macs(self._main, count, frozenset())
-            macs, macs_note = count.result(inputs)
+            macs, macs_note = count.result(inputs, outputs)
             ops = Counter(op.name for graph in self._file.graphs for op in graph.ops)
             custom = sorted({op.name for graph in self._file.graphs for op in graph.ops if op.custom})
             if custom:
@@ -134,22 +135,22 @@ class TfliteReader:
 
     def _weights(self) -> tuple[tuple[WeightInfo, ...], int, list[str]]:
         found: dict[int, _Use] = {}
-        for use in self._uses():
+        for use in filter(_is_data, self._uses()):
+            if use.op.graphs and not self._file.values(use.tensor).any():
+                continue  # the state that a loop starts from
             known = found.get(use.tensor.buffer)
-            if _is_data(use) and (known is None or (use.op.name in _WEIGHTED and known.op.name not in _WEIGHTED)):
+            if known is None or (use.op.name in _WEIGHTED and known.op.name not in _WEIGHTED):
                 found[use.tensor.buffer] = use
         described, parameters, sparse = [], 0, 0
         for use in found.values():
-            size = 1
-            for dim in use.tensor.shape:
-                size *= dim
+            size = math.prod(use.tensor.shape)
             if size > 1 or use.op.name in _WEIGHTED:
                 parameters += size
             if size > 1:
                 described.append(self._describe(use))
                 sparse += use.tensor.sparse
         notes = [f"{sparse} weights are stored in TFLite's sparse encoding"] if sparse else []
-        return tuple(sorted(described, key=lambda w: (-_size(w), w.name))), parameters, notes
+        return tuple(sorted(described, key=lambda w: (-math.prod(w.shape), w.name))), parameters, notes
 
     def _describe(self, use: _Use) -> WeightInfo:
         tensor = use.tensor
@@ -181,7 +182,7 @@ class TfliteReader:
             elif op.custom or op.name in _NOT_COUNTED:
                 count.note(f"{op.name} is not counted")
             else:
-                count.total += _op_macs(op, graph)
+                count.total += _op_macs(op, graph, self._file)
 
 
 def _specs(graph: Graph, indexes: tuple[int, ...], named: tuple[tuple[str, int], ...]) -> tuple[TensorSpec, ...]:
@@ -214,14 +215,7 @@ def _is_data(use: _Use) -> bool:
     return not plain_integer or (use.op.name in _WEIGHTED and use.position == 2 and use.op.name != "TRANSPOSE_CONV")
 
 
-def _size(weight: WeightInfo) -> int:
-    size = 1
-    for dim in weight.shape:
-        size *= dim
-    return size
-
-
-def _op_macs(op: Op, graph: Graph) -> int:
+def _op_macs(op: Op, graph: Graph, file: TfliteFile) -> int:
     """Multiply-adds of one operator; layouts are those of the TFLite op set (filters OHWI, DHWIO, dense OI)."""
 
     def shape(position: int) -> tuple[int, ...]:
@@ -244,13 +238,6 @@ def _op_macs(op: Op, graph: Graph) -> int:
         return matmul_macs(out, shape(0)[-2 if op.adj_x else -1])
     if op.name in _SEQUENCE_RNN or op.name == "SVDF":
         operands = [graph.tensors[i] for i in op.inputs[1:] if i >= 0]
-        matrices = [t.shape for t in operands if len(t.shape) == 2 and t.buffer and not _is_state(t, shape(0))]
-        steps = 1
-        for size in shape(0)[:-1]:
-            steps *= size
-        return recurrent_macs(steps, matrices)
+        matrices = [tensor.shape for tensor in operands if len(tensor.shape) == 2 and file.constant(tensor)]
+        return recurrent_macs(math.prod(shape(0)[:-1]), matrices)
     return 0
-
-
-def _is_state(tensor: Tensor, source: tuple[int, ...]) -> bool:
-    return False

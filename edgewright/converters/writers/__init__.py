@@ -1,1 +1,100 @@
-"""Export targets: one writer a file."""
+"""Export targets: one writer a file, and what all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar, Protocol
+
+from edgewright.artifact import Artifact, StepRecord, TensorSpec, atomic_folder
+from edgewright.errors import SamplesError
+from edgewright.registry import Kind
+from edgewright.step import Step, StepContext
+
+__all__ = ["PRECISIONS", "WRITERS", "Writer", "export", "versions"]
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
+
+
+class Writer(Step, Protocol):
+    """A step that writes a model format."""
+
+    suffix: ClassVar[str]
+    """Ending of the file that it writes."""
+    warm_up: ClassVar[str]
+    """A job that imports what writing needs, `package.module:function`."""
+
+
+WRITERS: Kind[Writer] = Kind("writer", "edgewright.converters.writers")
+
+
+def export(writer: Writer, options: Any, job: str, packages: Iterable[str], model: Artifact, ctx: StepContext) -> Artifact:
+    """Run a writer's job in the step's child and describe the file that it wrote.
+
+    Args:
+        writer: whose job it is.
+        options: the writer's options, a dataclass; its fields become arguments of the job.
+        job: `package.module:function`, see `quantize.quantize_tflite` for arguments and result.
+        packages: the libraries that do the work, for the lineage.
+        model: a float artifact of a format that the writer consumes.
+        ctx: where to write and what may be used.
+
+    Raises:
+        SamplesError: the options need calibration and there are no samples.
+        EdgewrightError: what the job raises; nothing half-written is left.
+    """
+    calibrating = writer.needs_samples()
+    if calibrating and ctx.samples is None:
+        raise SamplesError(
+            f"--precision {options.precision} needs samples to calibrate with, none were given",
+            hint="add --samples FILE (100 or more typical inputs), or use --precision float16 or dynamic",
+        )
+    with atomic_folder(ctx.out.parent) as folder:
+        result = ctx.child().call(
+            job,
+            what=f"writing {ctx.out.name}",
+            on_progress=ctx.progress,
+            source=str(model.path),
+            out=str(folder / ctx.out.name),
+            samples=ctx.samples.to_json() if ctx.samples and calibrating else None,
+            metadata={"parent": model.sha256, "preprocess": {name: dict(value) for name, value in model.meta.preprocess.items()}},
+            layers=list(model.meta.extra.get("layers", ())),
+            **asdict(options),
+        )
+    ctx.warnings.extend(result["warnings"])
+    ctx.warnings.extend(_describe_float_ops(result["float_ops"], options.precision))
+    record = StepRecord(
+        f"write:{writer.produces}", {**asdict(options), "samples": result["samples"]}, model.sha256, versions(*packages)
+    )
+    return Artifact.of(
+        ctx.out,
+        writer.produces,
+        tuple(TensorSpec.from_json(spec) for spec in result["inputs"]),
+        tuple(TensorSpec.from_json(spec) for spec in result["outputs"]),
+        (*model.lineage, record),
+        replace(model.meta, extra={**model.meta.extra, "float_ops": result["float_ops"]}),
+    )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Releases of the libraries that did the work, those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _describe_float_ops(found: Iterable[list[str]], precision: str) -> list[str]:
+    """A line for every layer with ops that stay float in a file that was to be all integer."""
+    grouped: dict[tuple[str, str], int] = {}
+    for op, tensor, layer in found:
+        key = (op, layer or tensor)
+        grouped[key] = grouped.get(key, 0) + 1
+    return [
+        f"{op} in layer '{place}' stays float32 in the {precision} file" + (f" ({count} ops)" if count > 1 else "")
+        for (op, place), count in grouped.items()
+    ]

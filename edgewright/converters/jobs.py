@@ -1,0 +1,94 @@
+"""Jobs on models of any format that run in a child process: inspect, lower to TFLite, compute reference outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from edgewright.converters.readers import READERS, LowerOptions, ReferenceReader, find_reader
+from edgewright.errors import UnsupportedError
+from edgewright.samples import SamplesSpec, open_samples
+from edgewright.worker import progress
+
+__all__ = ["inspect_model", "lower_model", "model_specs", "reference_outputs"]
+
+UNROLL_LIMIT = 128
+"""Longest sequence that recurrent layers are unrolled for, unless the user asks for more."""
+
+
+def inspect_model(path: str, *, trust: bool, custom: str | None) -> dict[str, Any]:
+    """JSON of a file's `ModelInfo`."""
+    file = Path(path)
+    return READERS.get(find_reader(file))(file, trust=trust, custom=custom).info().to_json()
+
+
+def model_specs(path: str, *, trust: bool, custom: str | None) -> dict[str, Any]:
+    """JSON of a file's inputs and outputs."""
+    file = Path(path)
+    return _specs(READERS.get(find_reader(file))(file, trust=trust, custom=custom))
+
+
+def lower_model(
+    path: str, out: str, *, batch: int | None, unroll: int | None, integer: bool, select_tf: bool, trust: bool, custom: str | None
+) -> dict[str, Any]:
+    """Write a Keras model or SavedModel as a float32 TFLite file.
+
+    Args:
+        path: the model.
+        out: the .tflite file to write.
+        batch: fixed batch size; None keeps it free where the graph can (loops need a fixed one and get 1).
+        unroll: longest sequence to unroll recurrent layers for; None means `UNROLL_LIMIT`.
+        integer: the file is to be quantized to integer activations, which loops forbid.
+        select_tf: allow ops that need the Flex delegate.
+        trust: run code that the model carries.
+        custom: module that registers custom objects.
+
+    Returns:
+        inputs and outputs of the model itself, `layers`: names of its layers, `warnings`.
+
+    Raises:
+        UnsupportedError: a recurrent layer cannot be unrolled but must be, or an op has no TFLite form.
+    """
+    reader = cast("ReferenceReader", READERS.get(find_reader(Path(path)))(Path(path), trust=trust, custom=custom))
+    progress(0.3, "model loaded")
+    limit = UNROLL_LIMIT if unroll is None else unroll
+    steps = reader.recurrent_steps()
+    too_long = {name: count for name, count in steps.items() if count is None or count > limit}
+    warnings = []
+    if integer and too_long:
+        name, count = next(iter(too_long.items()))
+        length = "an unknown or free length" if count is None else f"{count} steps"
+        raise UnsupportedError(
+            f"the recurrent layer '{name}' has {length}; integer precisions need it unrolled, which is done up to {limit} steps",
+            hint=f"use float16 or dynamic{f', or --unroll {count}' if count else ', or convert from Keras with a fixed length'}",
+        )
+    if batch is None and steps and (too_long or not limit):
+        warnings.append("the batch size is fixed to 1: the model has a loop that needs it")
+        batch = 1
+    wants_unroll = integer or batch is None
+    reader.lower(Path(out), LowerOptions(batch=batch, unroll=limit if wants_unroll else 0, select_tf=select_tf))
+    return {**_specs(reader), "layers": reader.layer_names(), "warnings": warnings}
+
+
+def reference_outputs(path: str, out: str, samples: Mapping[str, Any], *, trust: bool, custom: str | None) -> dict[str, Any]:
+    """Compute a training-format model's own outputs over samples and store them as .npz, one array per output."""
+    reader = cast("ReferenceReader", READERS.get(find_reader(Path(path)))(Path(path), trust=trust, custom=custom))
+    inputs, outputs = reader.specs()
+    opened = open_samples(SamplesSpec.from_json(samples), inputs)
+    results: dict[str, list[np.ndarray[Any, Any]]] = {spec.name: [] for spec in outputs}
+    done = 0
+    for batch in opened.batches(32):
+        for name, value in reader.reference(batch).items():
+            results[name].append(value)
+        done += len(next(iter(batch.values())))
+        progress(done / len(opened), f"reference outputs, sample {done} of {len(opened)}")
+    np.savez(out, allow_pickle=False, **{f"{i}": np.concatenate(results[spec.name]) for i, spec in enumerate(outputs)})
+    return {**_specs(reader), "samples": opened.describe(), "warnings": opened.warnings}
+
+
+def _specs(reader: Any) -> dict[str, Any]:
+    inputs, outputs = reader.specs()
+    return {"inputs": [spec.to_json() for spec in inputs], "outputs": [spec.to_json() for spec in outputs]}

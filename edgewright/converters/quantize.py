@@ -1,0 +1,226 @@
+"""Post-training quantization of float32 TFLite files: calibration and the quantizer's recipe; no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.artifact import TensorSpec
+from edgewright.converters.readers import READERS
+from edgewright.converters.tflite_file import float_ops, set_signature
+from edgewright.converters.tflite_rewrite import float16_weights, rewrite, settle_unused_outputs, use_integer_forms
+from edgewright.errors import ConversionError, SamplesError, UnsupportedError, needs
+from edgewright.samples import Samples, SamplesSpec, open_samples
+from edgewright.worker import progress
+
+__all__ = ["calibrate", "open_calibration", "quantize_tflite", "warm_up"]
+
+Ranges = dict[str, dict[str, np.ndarray[Any, Any]]]
+
+MIN_RANGE = 2e-4
+"""Narrowest range given to an int16 tensor: the kernels hold a fused ReLU6's bound, 6 / scale, in 32 bits."""
+
+
+def warm_up() -> None:
+    """Import what quantizing needs, while another process still does something else."""
+    with needs("convert"):
+        from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401
+        from ai_edge_quantizer import quantizer  # noqa: F401
+
+
+def quantize_tflite(
+    source: str,
+    out: str,
+    *,
+    precision: str,
+    io: str,
+    samples: Mapping[str, Any] | None,
+    metadata: Mapping[str, Any],
+    layers: Iterable[str] = (),
+    min_runtime: str | None = None,
+) -> dict[str, Any]:
+    """Write a float32 TFLite file in another precision. Runs in a worker; arguments and result are JSON values.
+
+    Args:
+        source: a float32 .tflite file with one signature or none.
+        out: the file to write.
+        precision: "float32", "float16", "dynamic", "int8" or "int16x8".
+        io: dtype of inputs and outputs: "float32", "int8", "uint8" or "int16".
+        samples: JSON of a `SamplesSpec` for calibration; needed for int8 and int16x8.
+        metadata: JSON object to embed in the file.
+        layers: names of the Keras model's layers, to name those that stay float.
+        min_runtime: "tflite-2.14" writes what that release can load: per-tensor scales of fully connected layers.
+
+    Returns:
+        inputs and outputs (JSON of `TensorSpec`); `float_ops`: [op, tensor, layer] of every op that stays float in an
+        int8 or int16x8 file; `samples`: what was calibrated with, or None; `warnings`.
+
+    Raises:
+        UnsupportedError: the file is quantized already, or has loops that the quantizer cannot take.
+        ConversionError: the quantizer failed.
+    """
+    reader = READERS.get("tflite")(Path(source))
+    inputs, outputs = reader.specs()
+    if any(spec.quantized for spec in (*inputs, *outputs)) or any(w.bits < 16 for w in reader.info().weights):
+        raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
+    names = [spec.name for spec in inputs], [spec.name for spec in outputs]
+    data = set_signature(Path(source), *names)
+    opened = open_calibration(samples, inputs)
+    if precision == "float16":
+        data = rewrite(data, float16_weights)
+    elif precision == "dynamic":
+        data = _dynamic(data, min_runtime)
+    elif opened is None:
+        if precision != "float32":
+            raise SamplesError(f"precision {precision} needs samples to calibrate with", hint="add --samples")
+    else:
+        bits = 8 if precision == "int8" else 16
+        _refuse_loops(reader.info().ops, precision)
+        data = rewrite(data, lambda schema, tree: use_integer_forms(schema, tree, bits=bits))
+        data = _static(data, opened, bits=bits, native_io=io in {"int8", "int16"}, min_runtime=min_runtime)
+        if io == "uint8":
+            data = _unsigned_io(data, *names)
+    Path(out).write_bytes(set_signature(data, *names, metadata=_compact(metadata)))
+    left = float_ops(Path(out), list(layers)) if precision in {"int8", "int16x8"} else []
+    written = READERS.get("tflite")(Path(out)).specs()
+    return {
+        "inputs": [spec.to_json() for spec in written[0]],
+        "outputs": [spec.to_json() for spec in written[1]],
+        "float_ops": [[op.op, op.tensor_name, op.layer] for op in left],
+        "samples": {"what": opened.describe(), "digest": opened.digest()} if opened else None,
+        "warnings": opened.warnings if opened else [],
+    }
+
+
+def open_calibration(samples: Mapping[str, Any] | None, inputs: tuple[TensorSpec, ...]) -> Samples | None:
+    """Samples to calibrate with, enough of them; None if there are none to open."""
+    if samples is None:
+        return None
+    opened = open_samples(SamplesSpec.from_json(samples), inputs)
+    opened.require(1, "calibration")
+    return opened
+
+
+def _refuse_loops(ops: Mapping[str, int], precision: str) -> None:
+    loops = [op for op in ("WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "IF") if op in ops]
+    if loops:
+        raise UnsupportedError(
+            f"the graph has {loops[0]} ops (a recurrent layer or loop), which cannot be quantized to {precision}",
+            hint="convert from the Keras model with --unroll at least as long as its sequence, or use float16 or dynamic",
+        )
+
+
+def _dynamic(data: bytes, min_runtime: str | None) -> bytes:
+    with needs("convert"):
+        from ai_edge_quantizer import qtyping, quantizer
+    tool = quantizer.Quantizer(data)
+    names = qtyping.TFLOperationName
+    tool.add_dynamic_config(".*", names.ALL_SUPPORTED, 8)
+    if min_runtime:
+        tool.add_dynamic_config(".*", names.FULLY_CONNECTED, 8, qtyping.QuantGranularity.TENSORWISE)
+    try:
+        return bytes(tool.quantize().quantized_model)
+    except Exception as error:  # the quantizer raises plain ValueErrors and RuntimeErrors
+        raise _failed(error) from error
+
+
+def _static(data: bytes, samples: Samples, *, bits: int, native_io: bool, min_runtime: str | None) -> bytes:
+    with needs("convert"):
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+    names = qtyping.TFLOperationName
+    tool = quantizer.Quantizer(data)
+    tool.add_static_config(".*", names.ALL_SUPPORTED, bits, 8)
+    if min_runtime:
+        tool.add_static_config(".*", names.FULLY_CONNECTED, bits, 8, qtyping.QuantGranularity.TENSORWISE)
+    if not native_io:
+        for border in (names.INPUT, names.OUTPUT):
+            tool.update_quantization_recipe(".*", border, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    try:
+        ranges = calibrate(data, samples, tool.get_quantization_recipe())
+        if bits == 16:
+            ranges = {name: _wide_enough(found) for name, found in ranges.items()}
+        result = bytes(tool.quantize(ranges).quantized_model)
+    except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
+        raise _failed(error) from error
+    return rewrite(result, settle_unused_outputs)
+
+
+def calibrate(data: bytes, samples: Samples, recipe: Any) -> Ranges:
+    """Smallest and largest value of every tensor over all samples.
+
+    The whole range counts: the quantizer's own moving average of per-sample ranges clips small tensors hard (a
+    two-input model lost 30 dB to it).
+
+    Args:
+        data: float32 .tflite content with one signature.
+        samples: re-iterable {input: array} with a batch axis of 1.
+        recipe: the quantizer's recipe.
+    """
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    collector = calibrator.Calibrator(
+        data,
+        num_threads=os.cpu_count() or 1,
+        mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
+        qsv_update_func=qsv_utils.min_max_update,
+    )
+    collector.calibrate({"serving_default": _Reported(samples)}, manager)
+    return dict(collector.get_model_qsvs())
+
+
+class _Reported:
+    """Samples that report progress as they are used."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        count = len(self.samples)
+        for index, sample in enumerate(self.samples):
+            progress(index / count, f"calibrating, sample {index + 1} of {count}")
+            yield sample
+
+
+def _wide_enough(found: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    return {**found, "min": np.minimum(found["min"], -MIN_RANGE), "max": np.maximum(found["max"], MIN_RANGE)}
+
+
+def _unsigned_io(data: bytes, inputs: list[str], outputs: list[str]) -> bytes:
+    """Turn float32 inputs and outputs into uint8 ones."""
+    with needs("convert"):
+        from ai_edge_litert import _pywrap_modify_model_interface as interface
+        from ai_edge_litert.schema_py_generated import TensorType
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.tflite", Path(folder) / "uint8.tflite"
+        before.write_bytes(data)
+        status = interface.modify_model_interface(str(before), str(after), TensorType.UINT8, TensorType.UINT8)
+        if status != 0 or not after.is_file():
+            raise ConversionError("inputs and outputs cannot be made uint8", hint="use --io int8 or float32")
+        return after.read_bytes()
+
+
+def _compact(metadata: Mapping[str, Any]) -> bytes:
+    """JSON of at most 512 bytes: what cannot fit (preprocessing of many inputs) is left to the sidecar."""
+    data = json.dumps(metadata, separators=(",", ":"), sort_keys=True).encode()
+    if len(data) > 512:
+        data = json.dumps(
+            {k: v for k, v in metadata.items() if k != "preprocess"}, separators=(",", ":"), sort_keys=True
+        ).encode()
+    return data
+
+
+def _failed(error: Exception) -> ConversionError:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ConversionError(f"the quantizer failed: {first[:300]}", hint="try --precision float16 or dynamic; -v shows its log")

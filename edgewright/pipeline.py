@@ -1,0 +1,295 @@
+"""What spans the stages: inspect a model, and convert it by chaining a reader, the lowering and a writer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import Artifact, ModelMeta, StepRecord, TensorSpec, file_sha256
+from edgewright.converters.model_info import ModelInfo
+from edgewright.converters.readers import find_reader
+from edgewright.converters.writers import WRITERS, Writer, versions
+from edgewright.errors import SamplesError, UnsupportedError
+from edgewright.preprocess import Preprocess
+from edgewright.samples import Samples, SamplesSpec, open_samples
+from edgewright.step import StepContext
+from edgewright.worker import Limits, Worker, run
+
+__all__ = ["TRAINING_FORMATS", "Data", "Progress", "Trust", "convert", "declare", "inspect", "silent"]
+
+Progress = Callable[[float, str], None]
+
+TRAINING_FORMATS = ("keras", "saved_model")
+"""Formats that are lowered to TFLite first and that compute their own reference outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a model file may do on loading.
+
+    Args:
+        code: run code that the file carries (Lambda layers, custom objects).
+        custom: dotted name of a module that registers custom objects; needs `code`.
+    """
+
+    code: bool = False
+    custom: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Samples as a user names them, before the model's inputs are known.
+
+    Args:
+        source: a path, `package.module:function`, or arrays by input name.
+        window: rows per window of a recording.
+        stride: rows from one window to the next.
+        preprocess: declaration by input name; the key "" stands for the only input.
+        limit: draw this many samples with `seed`; None takes all.
+        seed: of that draw.
+    """
+
+    source: str | Path | Mapping[str, Any] | Samples
+    window: int | None = None
+    stride: int | None = None
+    preprocess: Mapping[str, Preprocess] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+
+    def spec(self, inputs: tuple[TensorSpec, ...], work: Path) -> SamplesSpec:
+        """What a child process needs to open these samples; arrays in memory are written to `work`."""
+        if isinstance(self.source, Samples):
+            spec = self.source.to_spec(work)
+        else:
+            declared = declare(self.preprocess, inputs)
+            if isinstance(self.source, Mapping):
+                opened = open_samples(self.source, inputs, window=self.window, stride=self.stride, preprocess=declared)
+                spec = opened.to_spec(work)
+            else:
+                plain = {name: value.to_json() for name, value in declared.items()}
+                spec = SamplesSpec(_absolute(str(self.source)), self.window, self.stride, preprocess=plain)
+        return spec if self.limit is None else spec.pick(self.limit, self.seed)
+
+
+def declare(preprocess: Mapping[str, Preprocess], inputs: tuple[TensorSpec, ...]) -> dict[str, Preprocess]:
+    """Preprocessing by input name.
+
+    Raises:
+        SamplesError: a name is no input, or none is given and the model has several inputs.
+    """
+    names = [spec.name for spec in inputs]
+    declared = {}
+    for name, value in preprocess.items():
+        if name == "" and len(names) > 1:
+            raise SamplesError(
+                f"the model has {len(names)} inputs: {', '.join(names)}", hint="declare --preprocess NAME:KEY=VALUE,..."
+            )
+        if name and name not in names:
+            raise SamplesError(f"preprocessing is declared for '{name}', the model's inputs are {', '.join(names)}")
+        declared[name or names[0]] = value
+    return declared
+
+
+def convert(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    to: str = "tflite",
+    precision: str = "float32",
+    io: str = "float32",
+    samples: Data | str | Path | Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    unroll: int | None = None,
+    select_tf: bool = False,
+    min_runtime: str | None = None,
+    trust: Trust = Trust(),
+    limits: Limits = Limits(),
+    progress: Progress | None = None,
+    warnings: list[str] | None = None,
+) -> Artifact:
+    """Convert a trained model to the file that a device runs.
+
+    Args:
+        model: `.keras`, `.h5`, SavedModel folder, `.tflite` (float32) or `.onnx`.
+        out: file to write; None puts it beside the model, named after model and precision.
+        to: "tflite" or "openvino".
+        precision: "float32", "float16", "dynamic", "int8" or "int16x8" (TFLite only).
+        io: dtype of inputs and outputs: "float32"; "int8", "uint8" with int8; "int16" with int16x8.
+        samples: what to calibrate with; needed for int8 and int16x8.
+        batch: fixed batch size; None makes a free one 1 in TFLite and keeps it free in OpenVINO.
+        unroll: longest sequence that recurrent layers are unrolled for (default 128).
+        select_tf: allow TensorFlow ops that TFLite does not have; the device then needs the Flex delegate.
+        min_runtime: "tflite-2.14" writes what that release loads.
+        trust: what the model file may do on loading.
+        limits: time and memory of each child process.
+        progress: called with a share between 0 and 1 and a text.
+        warnings: what the caller should know is appended here.
+
+    Returns:
+        The file's artifact; its sidecar is written beside it.
+
+    Raises:
+        UnsupportedError: the model cannot be expressed in the target; op and layer are named.
+        SamplesError: calibration needs samples, or they do not fit the model.
+        ConversionError: a converter failed.
+        WorkerError: a converter crashed, ran out of memory or time.
+    """
+    path = Path(model)
+    reader = find_reader(path)
+    writer = _writer(to, precision=precision, io=io, batch=batch, min_runtime=min_runtime)
+    _check_route(reader, to, writer, path)
+    data = samples if isinstance(samples, Data) or samples is None else Data(samples)
+    if data is None and writer.needs_samples():
+        raise SamplesError(
+            f"--precision {precision} needs samples to calibrate with, none were given",
+            hint="add --samples FILE (100 or more typical inputs), or use --precision float16 or dynamic",
+        )
+    target = Path(out) if out else path.with_name(f"{path.stem}_{precision}{writer.suffix}")
+    target = target if target.suffix == writer.suffix else target.with_name(target.name + writer.suffix)
+    report = _phase(progress or silent)
+    notes = warnings if warnings is not None else []
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder, Worker(limits) as child:
+        work = Path(folder)
+        child.submit(writer.warm_up, what=f"loading what writes {to}")
+        if reader in TRAINING_FORMATS:
+            options = {
+                "batch": 1 if to == "tflite" and batch is None else batch,
+                "unroll": unroll,
+                "integer": writer.needs_samples(),
+                "select_tf": select_tf,
+            }
+            source = _lowered(path, reader, work / "float32.tflite", options, trust, limits, report(0.0, 0.6), notes)
+        else:
+            source = _opened(path, reader, child)
+        if data is not None:
+            declared = declare(data.preprocess, source.inputs)
+            source = source.with_meta(
+                preprocess={name: value.to_json() for name, value in declared.items()} or source.meta.preprocess
+            )
+        context = StepContext(
+            out=target,
+            samples=data.spec(source.inputs, work) if data is not None else None,
+            worker=child,
+            progress=report(0.6, 0.4),
+            warnings=notes,
+        )
+        artifact = writer.apply(source, context)
+    artifact.save()
+    return artifact
+
+
+def _writer(to: str, **options: Any) -> Writer:
+    """A writer with those of the options that it has; the ones it lacks must be unset."""
+    cls = WRITERS.get(to)
+    known = set(cls.Options.__dataclass_fields__)
+    return cls(cls.Options(**{name: value for name, value in options.items() if name in known}))
+
+
+def _check_route(reader: str, to: str, writer: Writer, path: Path) -> None:
+    if reader in TRAINING_FORMATS or reader in writer.consumes:
+        return
+    reason = {
+        "onnx": "ONNX models are laid out NCHW and TFLite computes NHWC: the layout would change under your input",
+        "openvino": "an IR is a finished export and cannot be converted further",
+    }.get(reader, "there is no route")
+    hint = (
+        "convert to openvino, or export the original as SavedModel"
+        if reader == "onnx"
+        else "convert from the model it was made of"
+    )
+    raise UnsupportedError(f"{path} is {reader}, which cannot be converted to {to}: {reason}", hint=hint)
+
+
+def _lowered(
+    path: Path,
+    reader: str,
+    out: Path,
+    options: Mapping[str, Any],
+    trust: Trust,
+    limits: Limits,
+    progress: Progress,
+    notes: list[str],
+) -> Artifact:
+    """A training-format model as a float32 TFLite artifact in the work folder."""
+    progress(0.05, "starting TensorFlow")
+    result = run(
+        "edgewright.converters.jobs:lower_model",
+        what=f"converting {path.name} to float32 TFLite",
+        limits=limits,
+        on_progress=progress,
+        path=str(path),
+        out=str(out),
+        trust=trust.code,
+        custom=trust.custom,
+        **options,
+    )
+    notes.extend(result["warnings"])
+    record = StepRecord(f"read:{reader}", dict(options), file_sha256(path), versions("tensorflow", "keras"))
+    known = Artifact.load(path)
+    meta = known.meta if known else ModelMeta()
+    return Artifact.of(
+        out,
+        "tflite",
+        tuple(TensorSpec.from_json(spec) for spec in result["inputs"]),
+        tuple(TensorSpec.from_json(spec) for spec in result["outputs"]),
+        (*(known.lineage if known else ()), record),
+        replace(meta, extra={**meta.extra, "layers": result["layers"]}),
+    )
+
+
+def _opened(path: Path, reader: str, child: Worker) -> Artifact:
+    """A TFLite or ONNX file as an artifact, its specs read in a child."""
+    known = Artifact.load(path)
+    if known:
+        return known
+    found = child.call(
+        "edgewright.converters.jobs:model_specs", what=f"reading {path.name}", path=str(path), trust=False, custom=None
+    )
+    return Artifact.of(
+        path,
+        reader,
+        tuple(TensorSpec.from_json(spec) for spec in found["inputs"]),
+        tuple(TensorSpec.from_json(spec) for spec in found["outputs"]),
+    )
+
+
+def inspect(model: str | Path, *, trust: Trust = Trust(), limits: Limits = Limits(timeout_s=300)) -> ModelInfo:
+    """Everything that a model file tells about itself; the file is opened in a child process.
+
+    Raises:
+        ModelError: the file is truncated, corrupt or of no known format.
+        UntrustedCodeError: it carries code and is not trusted.
+        WorkerError: the library that reads it crashed, or ran out of memory or time.
+    """
+    path = Path(model)
+    find_reader(path)
+    found = run(
+        "edgewright.converters.jobs:inspect_model",
+        what=f"reading {path.name}",
+        limits=limits,
+        path=str(path),
+        trust=trust.code,
+        custom=trust.custom,
+    )
+    return ModelInfo.from_json(found)
+
+
+def silent(share: float, text: str) -> None:
+    """Report nothing."""
+
+
+def _phase(progress: Progress) -> Callable[[float, float], Progress]:
+    """Maps a phase's own share to its part of the whole."""
+
+    def part(start: float, width: float) -> Progress:
+        return lambda share, text: progress(start + width * share, text)
+
+    return part
+
+
+def _absolute(source: str) -> str:
+    """A path made absolute, so that a child started elsewhere finds it; function names stay."""
+    return str(Path(source).absolute()) if Path(source).exists() else source

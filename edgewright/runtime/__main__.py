@@ -1,0 +1,146 @@
+"""`python -m edgewright.runtime probe|selftest`: what a device can run, told without any package but NumPy and an engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.errors import EdgewrightError, PluginError
+from edgewright.runtime import ENGINES, open_session
+
+__all__ = ["main", "probe", "selftest"]
+
+
+def probe() -> dict[str, Any]:
+    """The machine and the engines that are installed on it, as plain values.
+
+    `engines` maps every known name to the library's name and release, or None if it is not installed.
+    `memory_bytes` is None where the system does not tell.
+    """
+    engines: dict[str, str | None] = {}
+    for name in ENGINES.names():
+        try:
+            engines[name] = ENGINES.get(name).version()
+        except (ImportError, PluginError) as error:
+            engines[name] = None
+            print(f"engine {name} cannot be imported: {error}", file=sys.stderr)  # noqa: T201
+    return {
+        "schema": 1,
+        "engines": engines,
+        "machine": {
+            "system": platform.system(),
+            "release": platform.release(),
+            "architecture": platform.machine(),
+            "cpu": _cpu_name(),
+            "cores": _cores(),
+            "memory_bytes": _memory_bytes(),
+            "hostname": platform.node(),
+        },
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    """The processor's name: of the board on ARM Linux, of the model elsewhere; the architecture if nothing tells."""
+    for file, key in (("/proc/device-tree/model", None), ("/proc/cpuinfo", "model name")):
+        try:
+            text = Path(file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if key is None:
+            return text.strip("\0\n ")
+        for line in text.splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    """Physical memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def selftest(path: Path, *, engine: str | None = None, threads: int = 1, exact: bool = False) -> dict[str, Any]:
+    """Load a model, run it once on zeros and tell what came out, as plain values; a free size is taken as 1.
+
+    Raises:
+        EdgewrightError: what `open_session` and `Session.run` raise.
+    """
+    with open_session(path, engine=engine, threads=threads, exact=exact) as session:
+        feeds = {spec.name: np.zeros([1 if n is None else n for n in spec.shape], spec.dtype) for spec in session.inputs}
+        results = session.run(feeds)
+        return {
+            "schema": 1,
+            "model": str(path),
+            "engine": session.engine,
+            "library": session.version(),
+            "execution": session.execution.to_json(),
+            "inputs": [spec.to_json() for spec in session.inputs],
+            "outputs": [spec.to_json() for spec in session.outputs],
+            "results": {name: {"shape": list(value.shape), "dtype": value.dtype.name} for name, value in results.items()},
+        }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m edgewright.runtime", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    probing = verbs.add_parser("probe", help="list the engines that are installed and what machine this is")
+    testing = verbs.add_parser("selftest", help="load a model and run it once on zeros")
+    testing.add_argument("model", type=Path, help="a .tflite, .onnx or OpenVINO .xml file")
+    testing.add_argument("--engine", help=f"one of {', '.join(ENGINES.names())}; default: by the file's format")
+    testing.add_argument("--threads", type=int, default=1, help="threads of one call (default 1)")
+    testing.add_argument("--exact", action="store_true", help="float32 even where the engine prefers a lower precision")
+    for verb in (probing, testing):
+        verb.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return parser
+
+
+def _as_text(data: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested plain values as lines "key.key: value"."""
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            lines += _as_text(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += [f"{prefix}{key}: {json.dumps(item)}" for item in value]
+        else:
+            lines.append(f"{prefix}{key}: {'not installed' if value is None and prefix == 'engines.' else value}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Results go to stdout, errors with their hint to stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.verb == "probe":
+            data = probe()
+        else:
+            data = selftest(args.model, engine=args.engine, threads=args.threads, exact=args.exact)
+    except EdgewrightError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""OpenVINO: runs its own .xml/.bin files, and .tflite and .onnx files when asked to, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.artifact import TensorSpec
+from edgewright.errors import EngineError, needs
+from edgewright.runtime.engines import ENGINES
+from edgewright.runtime.session import Array, Execution, Session, Shape
+
+__all__ = ["OpenVinoSession", "import_openvino"]
+
+_PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bf16", "i8": "int8", "u8": "int8", "f64": "float64", "i4": "int4"}
+"""OpenVINO's runtimePrecision in the words of `Execution`; 8-bit unsigned activations are int8 arithmetic too."""
+
+_MAC_LAYERS = {
+    "Convolution",
+    "Deconvolution",
+    "FullyConnected",
+    "MatMul",
+    "RNNCell",
+    "RNNSeq",
+    "LSTMCell",
+    "GRUCell",
+    "BinaryConvolution",
+}
+_NOT_COMPUTE = {
+    "Input",
+    "Output",
+    "Const",
+    "Reorder",
+    "Convert",
+    "Reshape",
+    "Transpose",
+    "Concatenation",
+    "Split",
+    "MemoryInput",
+    "MemoryOutput",
+}
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Keep `import openvino` from loading its telemetry, which writes to the home folder and sends.
+
+    OpenVINO falls back to a stub of its own where the package is missing; None in sys.modules makes it so. A process
+    that has telemetry loaded already has decided for itself.
+    """
+    if "openvino_telemetry" in sys.modules:
+        yield
+        return
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]
+
+
+def import_openvino() -> Any:
+    """The openvino package, imported without its telemetry.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    with needs("openvino"), _no_telemetry():
+        import openvino
+    return openvino
+
+
+@ENGINES.register("openvino")
+class OpenVinoSession(Session):
+    """A model in OpenVINO's CPU plug-in.
+
+    Inputs, and outputs of fixed shape, are bound once to tensors that are reused by every run. Scales of integer inputs
+    and outputs are read from the model's rt_info at ("edgewright", "io"): JSON {name: {"scale": s, "zero_point": z}};
+    names of tensors that have several from ("edgewright", "names"): {"inputs": [..], "outputs": [..]}.
+    """
+
+    engine = "openvino"
+    formats = ("openvino", "tflite", "onnx")
+
+    @classmethod
+    def version(cls) -> str | None:
+        """Name and release of the package that is installed."""
+        try:
+            return f"openvino {version('openvino')}"
+        except PackageNotFoundError:
+            return None
+
+    def _load(self) -> None:
+        _need_weights(self.path)
+        self._ov = ov = import_openvino()
+        core = ov.Core()
+        model = core.read_model(str(self.path))
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
+            # Pinned, every session would compute on the same first core: two clones ran no faster than one.
+            "ENABLE_CPU_PINNING": False,
+            "CACHE_DIR": "",
+        }
+        if self.exact:
+            config |= {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+        names, scales = _note(model, "names"), _scales(_note(model, "io"))
+        self.inputs = _specs(model.inputs, names.get("inputs"), scales)
+        self.outputs = _specs(model.outputs, names.get("outputs"), scales)
+        # An output that is an input's own tensor: OpenVINO never fills other memory that is bound to it.
+        sources = (port.get_node().input_value(0).get_node().get_type_name() for port in model.outputs)
+        self._passed = {index for index, kind in enumerate(sources) if kind == "Parameter"}
+        self._compiled = core.compile_model(model, "CPU", config)
+        self._request = self._compiled.create_infer_request()
+        self.execution = _execution(self._compiled)
+
+    def _bind(self, shapes: tuple[Shape, ...]) -> None:
+        """Bind tensors to inputs and to computed outputs of fixed shape; the others are fetched after each run."""
+        tensor = self._ov.Tensor
+        feeds, results = [], []
+        for index, (spec, shape) in enumerate(zip(self.inputs, shapes, strict=True)):
+            bound = tensor(self._compiled.inputs[index].get_element_type(), self._ov.Shape(shape))
+            self._request.set_input_tensor(index, bound)
+            feeds.append((spec.name, bound.data))
+        for index, spec in enumerate(self.outputs):
+            if index in self._passed or None in spec.shape:
+                results.append((spec.name, index, None))
+                continue
+            bound = tensor(self._compiled.outputs[index].get_element_type(), self._ov.Shape([n or 0 for n in spec.shape]))
+            self._request.set_output_tensor(index, bound)
+            results.append((spec.name, index, bound.data))
+        self._feeds: tuple[tuple[str, Array], ...] = tuple(feeds)
+        self._results: tuple[tuple[str, int, Array | None], ...] = tuple(results)
+
+    def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        for name, array in self._feeds:
+            array[...] = feeds[name]
+        self._request.infer()
+        results = {}
+        for name, index, bound in self._results:
+            results[name] = self._request.get_output_tensor(index).data.copy() if bound is None else bound.copy()
+        return results
+
+    def _reset(self) -> None:
+        self._request.reset_state()
+
+    def _release(self) -> None:
+        self._feeds = self._results = ()
+        self._request = self._compiled = None
+
+    def _hint(self, text: str) -> str:
+        if "not supported" in text or "no translator" in text.lower() or "Unsupported" in text or "not been converted" in text:
+            return "OpenVINO has no such op: convert the model from its training format instead"
+        if self.path.suffix == ".xml":
+            return f"check that {self.path.name} and {self.path.with_suffix('.bin').name} are whole and belong together"
+        return super()._hint(text)
+
+
+def _need_weights(path: Path) -> None:
+    """Refuse an .xml whose .bin was left behind: OpenVINO's own message does not say so.
+
+    Raises:
+        EngineError: the weights are not beside the graph.
+    """
+    weights = path.with_suffix(".bin")
+    if path.suffix == ".xml" and not weights.is_file():
+        raise EngineError(
+            f"{path} is an OpenVINO graph, its weights {weights.name} are not beside it",
+            hint="copy the .xml and the .bin together",
+        )
+
+
+def _note(model: Any, key: str) -> dict[str, Any]:
+    """A JSON object that the writer left in rt_info at ("edgewright", key); empty if there is none.
+
+    Raises:
+        EngineError: the note is there and is no JSON object.
+    """
+    if not model.has_rt_info(["edgewright", key]):
+        return {}
+    text = model.get_rt_info(["edgewright", key]).astype(str)
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise _unreadable(key, text, error) from error
+    return found
+
+
+def _unreadable(key: str, found: str, error: Exception) -> EngineError:
+    return EngineError(
+        f"the model's rt_info edgewright/{key} cannot be read ({type(error).__name__}: {error}; found {found[:80]!r})",
+        hint="convert the model again",
+    )
+
+
+def _scales(note: Mapping[str, Any]) -> dict[str, tuple[float, int]]:
+    """Scale and zero point by name of input or output.
+
+    Raises:
+        EngineError: an entry lacks one of the two, or it is no number.
+    """
+    try:
+        return {name: (float(value["scale"]), int(value["zero_point"])) for name, value in note.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable("io", str(note), error) from error
+
+
+def _names(ports: Sequence[Any], chosen: Any) -> list[str]:
+    """One name per port.
+
+    A tensor may have several: the one that the writer noted in its place is taken, else the shortest and of these the
+    first in the alphabet, else the node's own.
+
+    Args:
+        ports: the model's inputs or outputs.
+        chosen: what the writer noted, one name per port; anything else counts as nothing.
+    """
+    wanted = chosen if isinstance(chosen, list) and len(chosen) == len(ports) else [None] * len(ports)
+    found = []
+    for port, name in zip(ports, wanted, strict=True):
+        names = sorted(port.get_names(), key=lambda text: (len(text), text))
+        own = names[0] if names else str(port.get_node().get_friendly_name())
+        found.append(name if name in names else own)
+    return found
+
+
+def _specs(ports: Sequence[Any], chosen: Any, scales: Mapping[str, tuple[float, int]]) -> tuple[TensorSpec, ...]:
+    """Specs of the model's inputs or outputs, in order."""
+    return tuple(_spec(port, name, scales) for port, name in zip(ports, _names(ports, chosen), strict=True))
+
+
+def _spec(port: Any, name: str, scales: Mapping[str, tuple[float, int]]) -> TensorSpec:
+    """What OpenVINO tells of an input or output, as a spec; free sizes are None.
+
+    Raises:
+        EngineError: the number of axes is free, or NumPy has no such type.
+    """
+    partial = port.get_partial_shape()
+    if partial.rank.is_dynamic:
+        raise EngineError(f"'{name}' has any number of axes, a fixed one is expected", hint="fix the shape when converting")
+    try:
+        dtype = np.dtype(port.get_element_type().to_dtype()).name
+    except (RuntimeError, TypeError) as error:
+        raise EngineError(
+            f"'{name}' is of type {port.get_element_type().get_type_name()}, which NumPy does not have",
+            hint="convert the model with float32 or int8 inputs and outputs",
+        ) from error
+    shape = tuple(None if size.is_dynamic else int(size.get_length()) for size in partial)
+    return TensorSpec(name, shape, dtype, *scales.get(name, ()))
+
+
+def _execution(compiled: Any) -> Execution:
+    """What the compiled nodes compute in, from the execution graph: the hint alone says what is allowed, not what is done.
+
+    Layers with multiply-adds decide where there are any: they are where the time and the rounding is.
+    """
+    device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    layers: list[tuple[str, str]] = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        kind, precision = (info[key].astype(str) if key in info else "" for key in ("layerType", "runtimePrecision"))
+        if kind and kind not in _NOT_COMPUTE:
+            layers.append((kind, _PRECISIONS.get(precision, "")))
+    kinds = Counter(precision for kind, precision in layers if precision and kind in _MAC_LAYERS)
+    kinds = kinds or Counter(precision for _, precision in layers if precision)
+    if not kinds:
+        return Execution("unknown", f"no node of the execution graph tells; hint {hint}", device)
+    counts = ", ".join(f"{count} {precision}" for precision, count in sorted(kinds.items()))
+    detail = f"nodes of the execution graph: {counts}; hint {hint}"
+    return Execution(next(iter(kinds)) if len(kinds) == 1 else "mixed", detail, device)

@@ -1,0 +1,265 @@
+"""Verify that one model file computes what another does, each run in a child process of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.artifact import Artifact, TensorSpec, file_sha256
+from edgewright.benchmarks.fidelity import compare_outputs
+from edgewright.converters.readers import find_reader
+from edgewright.errors import ShapeError, VerificationError
+from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, silent
+from edgewright.preprocess import Preprocess
+from edgewright.report import Metric, Report
+from edgewright.samples import Samples, SamplesSpec
+from edgewright.worker import Limits, run
+
+__all__ = ["check", "require", "verify"]
+
+VERIFY_SAMPLES = 100
+"""How many samples verification uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two models of a verification: its specs, outputs as real numbers, and how they were computed."""
+
+    path: Path
+    format: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    arrays: tuple[np.ndarray[Any, Any], ...]
+    how: dict[str, Any]
+
+
+def verify(
+    candidate: str | Path,
+    against: str | Path,
+    *,
+    samples: Data | str | Path | Mapping[str, Any] | None = None,
+    min_sqnr_db: float | None = None,
+    min_agreement: float | None = None,
+    exact: bool = False,
+    engine: str | None = None,
+    trust: Trust = Trust(),
+    limits: Limits = Limits(),
+    progress: Progress | None = None,
+) -> Report:
+    """Compare what two models compute on the same samples, each in its own child process.
+
+    Args:
+        candidate: the file to be trusted.
+        against: the model that is right by definition; any readable format.
+        samples: the first 100 are used; None takes 16 random ones, which show errors but no agreement.
+        min_sqnr_db: smallest signal-to-quantization-noise ratio of any output, in dB; see `check`.
+        min_agreement: smallest share of samples with the same top class, between 0 and 1.
+        exact: make engines compute float ops in float32.
+        engine: engine for the candidate; None takes its format's own.
+        trust: what the model files may do on loading.
+        limits: time and memory of each child process.
+        progress: called with a share between 0 and 1 and a text.
+
+    Returns:
+        A report of kind "verify" whose metrics have the outputs' names as subjects; `settings["passed"]` is None if no
+        limit was set.
+
+    Raises:
+        ShapeError: the models have other inputs or outputs.
+        EdgewrightError: a model cannot be opened or run.
+    """
+    report = progress or silent
+    paths = Path(candidate), Path(against)
+    formats = tuple(find_reader(path) for path in paths)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        work = Path(folder)
+        spec, warnings = _verification_samples(samples, paths, formats, trust, limits, work)
+        sides = _both(paths, formats, spec, work, {"trust": trust, "limits": limits, "exact": exact, "engine": engine}, report)
+    pairs, matched = _pair_outputs(*sides)
+    metrics = [m for name, r, c in pairs for m in compare_outputs(name, r, c, random_data=samples is None)]
+    passed, reasons = check(metrics, min_sqnr_db, min_agreement)
+    for side in sides:
+        warnings.extend(w for w in side.how.get("warnings", ()) if w not in warnings)
+        precision = side.how.get("execution", {}).get("precision")
+        if precision in {"bf16", "float16"} and not exact:
+            warnings.append(
+                f"{side.path.name} was computed in {precision} by the engine, though its values are float32; --exact forces float32"
+            )
+    return Report(
+        "verify",
+        {"candidate": _identity(sides[0]), "reference": _identity(sides[1])},
+        {
+            "samples": sides[0].how.get("samples", ""),
+            "random_data": samples is None,
+            "exact": exact,
+            "min_sqnr_db": min_sqnr_db,
+            "min_agreement": min_agreement,
+            "passed": passed,
+            "failures": reasons,
+        },
+        tuple(metrics),
+        tuple(warnings + matched),
+    )
+
+
+def check(metrics: list[Metric], min_sqnr_db: float | None, min_agreement: float | None) -> tuple[bool | None, list[str]]:
+    """Whether all outputs keep the limits, and the reason for each that does not; None if there are no limits.
+
+    A metric that could not be computed breaks its limit, unless no output of the model can have it.
+    """
+    reasons = []
+    for name, limit, unit in (("sqnr", min_sqnr_db, " dB"), ("top1_agreement", min_agreement, "")):
+        if limit is None:
+            continue
+        found = [m for m in metrics if m.name == name]
+        for metric in found:
+            if metric.value is not None and not metric.value >= limit:
+                reasons.append(
+                    f"{name} of output '{metric.subject}' is {metric.value:.4g}{unit}, at least {limit:g}{unit} is required"
+                )
+        absent = [m for m in found if m.value is None]
+        if absent and (name == "sqnr" or len(absent) == len(found)):
+            reasons.append(f"{name} of output '{absent[0].subject}' could not be computed: {absent[0].why_absent}")
+    if min_sqnr_db is None and min_agreement is None:
+        return None, []
+    return not reasons, reasons
+
+
+def require(report: Report) -> None:
+    """Raise if a verification report broke its limits.
+
+    Raises:
+        VerificationError: with every broken limit.
+    """
+    if report.settings["passed"] is False:
+        raise VerificationError(
+            "; ".join(report.settings["failures"]),
+            hint="convert with more or better samples, or with a finer precision (int16x8, float16)",
+        )
+
+
+def _identity(side: _Side) -> dict[str, Any]:
+    return {
+        "path": str(side.path),
+        "format": side.format,
+        "sha256": file_sha256(side.path),
+        "computed_by": {key: side.how[key] for key in ("engine", "execution") if key in side.how} or {"engine": "tensorflow"},
+    }
+
+
+def _verification_samples(
+    samples: Any, paths: tuple[Path, ...], formats: tuple[str, ...], trust: Trust, limits: Limits, work: Path
+) -> tuple[SamplesSpec, list[str]]:
+    """The first 100 samples, or random ones, as both sides open them."""
+    artifact = Artifact.load(paths[0])
+    if samples is not None and not isinstance(samples, Data):
+        samples = Data(samples)
+    plain = samples is not None and not isinstance(samples.source, (Mapping, Samples))
+    if artifact and plain and not samples.preprocess:
+        declared = {name: Preprocess.from_json(value) for name, value in artifact.meta.preprocess.items()}
+        samples = replace(samples, preprocess=declared)
+    inputs = artifact.inputs if artifact else ()
+    if samples is None or not plain or "" in samples.preprocess or (samples.preprocess and not inputs):
+        inputs = inputs or _specs_of(paths[0], formats[0], trust, limits)
+    if samples is None:
+        return Data(_random(inputs)).spec(inputs, work), [
+            "no samples were given: random inputs were used, which say little about accuracy"
+        ]
+    inputs = tuple(TensorSpec(s.name, (None, *s.shape[1:]), "float32" if s.quantized else s.dtype) for s in inputs)
+    return samples.spec(inputs, work).pick(VERIFY_SAMPLES, None), []
+
+
+def _random(inputs: tuple[TensorSpec, ...], count: int = 16) -> dict[str, np.ndarray[Any, Any]]:
+    """Seeded random inputs: normal values for real ones, 0 and 1 for integer ones (valid for most embeddings)."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for spec in inputs:
+        shape = (count, *(1 if size is None else size for size in spec.shape[1:]))
+        real = spec.quantized or spec.dtype.startswith("float")
+        arrays[spec.name] = (
+            rng.standard_normal(shape).astype(np.float32) if real else rng.integers(0, 2, shape).astype(spec.dtype)
+        )
+    return arrays
+
+
+def _specs_of(path: Path, format: str, trust: Trust, limits: Limits) -> tuple[TensorSpec, ...]:
+    what = f"reading {path.name}"
+    found = run(
+        "edgewright.converters.jobs:model_specs", what=what, limits=limits, path=str(path), trust=trust.code, custom=trust.custom
+    )
+    specs = (TensorSpec.from_json(spec) for spec in found["inputs"])
+    return tuple(TensorSpec(s.name, (None, *s.shape[1:]), "float32" if s.quantized else s.dtype) for s in specs)
+
+
+def _both(
+    paths: tuple[Path, ...],
+    formats: tuple[str, ...],
+    spec: SamplesSpec,
+    work: Path,
+    options: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[_Side, _Side]:
+    """Outputs of both models, computed at the same time in two children."""
+    shares = [0.0, 0.0]
+
+    def follow(index: int) -> Progress:
+        def update(share: float, text: str) -> None:
+            shares[index] = share
+            progress(sum(shares) / 2, text)
+
+        return update
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(_side, path, format, spec, work / str(i), options, i, follow(i))
+            for i, (path, format) in enumerate(zip(paths, formats, strict=True))
+        ]
+        return jobs[0].result(), jobs[1].result()
+
+
+def _side(
+    path: Path, format: str, spec: SamplesSpec, out: Path, options: Mapping[str, Any], index: int, progress: Progress
+) -> _Side:
+    trust: Trust = options["trust"]
+    common: dict[str, Any] = {
+        "what": f"running {path.name}",
+        "limits": options["limits"],
+        "on_progress": progress,
+        "path": str(path),
+        "out": str(out.with_suffix(".npz")),
+        "samples": spec.to_json(),
+    }
+    if format in TRAINING_FORMATS:
+        how = run("edgewright.converters.jobs:reference_outputs", **common, trust=trust.code, custom=trust.custom)
+    else:
+        engine = options["engine"] if index == 0 else None
+        threads = os.cpu_count() or 1
+        how = run(
+            "edgewright.benchmarks.outputs:engine_outputs", **common, engine=engine, exact=options["exact"], threads=threads
+        )
+    with np.load(out.with_suffix(".npz"), allow_pickle=False) as stored:
+        arrays = tuple(stored[str(i)] for i in range(len(how["outputs"])))
+    specs = [tuple(TensorSpec.from_json(s) for s in how[key]) for key in ("inputs", "outputs")]
+    return _Side(path, format, specs[0], specs[1], arrays, how)
+
+
+def _pair_outputs(candidate: _Side, reference: _Side) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """Outputs of both that belong together: by name, or by position if the names differ and the shapes agree."""
+    own = [spec.name for spec in candidate.outputs]
+    theirs = [spec.name for spec in reference.outputs]
+    if len(own) != len(theirs):
+        raise ShapeError(
+            f"{candidate.path.name} has {len(own)} outputs ({', '.join(own)}), {reference.path.name} has {len(theirs)} ({', '.join(theirs)})"
+        )
+    if set(own) == set(theirs):
+        arrays = dict(zip(own, candidate.arrays, strict=True))
+        return [(name, r, arrays[name]) for name, r in zip(theirs, reference.arrays, strict=True)], []
+    note = f"output names differ ({', '.join(own)} and {', '.join(theirs)}): compared by position"
+    return [(name, r, c) for name, r, c in zip(own, reference.arrays, candidate.arrays, strict=True)], [note]
