@@ -22,15 +22,24 @@ from edgewright.report import Metric, Report
 from edgewright.samples import Samples, SamplesSpec
 from edgewright.worker import Limits, run
 
-__all__ = ["check", "require", "verify"]
+__all__ = ["ModelOutputs", "check", "outputs_of", "require", "verify"]
 
 VERIFY_SAMPLES = 100
 """How many samples verification uses."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    """One of the two models of a verification: its specs, outputs as real numbers, and how they were computed."""
+class ModelOutputs:
+    """What a model computed on samples: real numbers, and how they were computed.
+
+    Args:
+        path: the model.
+        format: reader's name.
+        inputs: the file's inputs.
+        outputs: the file's outputs.
+        arrays: one per output, shape (samples, ...).
+        how: engine, execution precision, samples, warnings.
+    """
 
     path: Path
     format: str
@@ -77,11 +86,12 @@ def verify(
     """
     report = progress or silent
     paths = Path(candidate), Path(against)
-    formats = tuple(find_reader(path) for path in paths)
+    for path in paths:
+        find_reader(path)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         work = Path(folder)
-        spec, warnings = _verification_samples(samples, paths, formats, trust, limits, work)
-        sides = _both(paths, formats, spec, work, {"trust": trust, "limits": limits, "exact": exact, "engine": engine}, report)
+        spec, warnings = _verification_samples(samples, paths[0], trust, limits, work)
+        sides = _both(paths, spec, engine, {"trust": trust, "limits": limits, "exact": exact}, report)
     pairs, matched = _pair_outputs(*sides)
     metrics = [m for name, r, c in pairs for m in compare_outputs(name, r, c, random_data=samples is None)]
     passed, reasons = check(metrics, min_sqnr_db, min_agreement)
@@ -89,9 +99,7 @@ def verify(
         warnings.extend(w for w in side.how.get("warnings", ()) if w not in warnings)
         precision = side.how.get("execution", {}).get("precision")
         if precision in {"bf16", "float16"} and not exact:
-            warnings.append(
-                f"{side.path.name} was computed in {precision} by the engine, though its values are float32; --exact forces float32"
-            )
+            warnings.append(f"{side.path.name} was computed in {precision} by the engine; --exact forces float32")
     return Report(
         "verify",
         {"candidate": _identity(sides[0]), "reference": _identity(sides[1])},
@@ -145,7 +153,7 @@ def require(report: Report) -> None:
         )
 
 
-def _identity(side: _Side) -> dict[str, Any]:
+def _identity(side: ModelOutputs) -> dict[str, Any]:
     return {
         "path": str(side.path),
         "format": side.format,
@@ -155,10 +163,10 @@ def _identity(side: _Side) -> dict[str, Any]:
 
 
 def _verification_samples(
-    samples: Any, paths: tuple[Path, ...], formats: tuple[str, ...], trust: Trust, limits: Limits, work: Path
+    samples: Any, candidate: Path, trust: Trust, limits: Limits, work: Path
 ) -> tuple[SamplesSpec, list[str]]:
     """The first 100 samples, or random ones, as both sides open them."""
-    artifact = Artifact.load(paths[0])
+    artifact = Artifact.load(candidate)
     if samples is not None and not isinstance(samples, Data):
         samples = Data(samples)
     plain = samples is not None and not isinstance(samples.source, (Mapping, Samples))
@@ -167,7 +175,7 @@ def _verification_samples(
         samples = replace(samples, preprocess=declared)
     inputs = artifact.inputs if artifact else ()
     if samples is None or not plain or "" in samples.preprocess or (samples.preprocess and not inputs):
-        inputs = inputs or _specs_of(paths[0], formats[0], trust, limits)
+        inputs = inputs or _specs_of(candidate, trust, limits)
     if samples is None:
         return Data(_random(inputs)).spec(inputs, work), [
             "no samples were given: random inputs were used, which say little about accuracy"
@@ -189,7 +197,7 @@ def _random(inputs: tuple[TensorSpec, ...], count: int = 16) -> dict[str, np.nda
     return arrays
 
 
-def _specs_of(path: Path, format: str, trust: Trust, limits: Limits) -> tuple[TensorSpec, ...]:
+def _specs_of(path: Path, trust: Trust, limits: Limits) -> tuple[TensorSpec, ...]:
     what = f"reading {path.name}"
     found = run(
         "edgewright.converters.jobs:model_specs", what=what, limits=limits, path=str(path), trust=trust.code, custom=trust.custom
@@ -199,14 +207,9 @@ def _specs_of(path: Path, format: str, trust: Trust, limits: Limits) -> tuple[Te
 
 
 def _both(
-    paths: tuple[Path, ...],
-    formats: tuple[str, ...],
-    spec: SamplesSpec,
-    work: Path,
-    options: Mapping[str, Any],
-    progress: Progress,
-) -> tuple[_Side, _Side]:
-    """Outputs of both models, computed at the same time in two children."""
+    paths: tuple[Path, Path], spec: SamplesSpec, engine: str | None, options: Mapping[str, Any], progress: Progress
+) -> tuple[ModelOutputs, ModelOutputs]:
+    """Outputs of both models, computed at the same time in two children; `engine` is the candidate's."""
     shares = [0.0, 0.0]
 
     def follow(index: int) -> Progress:
@@ -217,46 +220,60 @@ def _both(
         return update
 
     with ThreadPoolExecutor(2) as pool:
-        jobs = [
-            pool.submit(_side, path, format, spec, work / str(i), options, i, follow(i))
-            for i, (path, format) in enumerate(zip(paths, formats, strict=True))
-        ]
-        return jobs[0].result(), jobs[1].result()
+        candidate = pool.submit(outputs_of, paths[0], spec, engine=engine, progress=follow(0), **options)
+        reference = pool.submit(outputs_of, paths[1], spec, progress=follow(1), **options)
+        return candidate.result(), reference.result()
 
 
-def _side(
-    path: Path, format: str, spec: SamplesSpec, out: Path, options: Mapping[str, Any], index: int, progress: Progress
-) -> _Side:
-    trust: Trust = options["trust"]
-    common: dict[str, Any] = {
-        "what": f"running {path.name}",
-        "limits": options["limits"],
-        "on_progress": progress,
-        "path": str(path),
-        "out": str(out.with_suffix(".npz")),
-        "samples": spec.to_json(),
-    }
-    if format in TRAINING_FORMATS:
-        how = run("edgewright.converters.jobs:reference_outputs", **common, trust=trust.code, custom=trust.custom)
-    else:
-        engine = options["engine"] if index == 0 else None
-        threads = os.cpu_count() or 1
-        how = run(
-            "edgewright.benchmarks.outputs:engine_outputs", **common, engine=engine, exact=options["exact"], threads=threads
-        )
-    with np.load(out.with_suffix(".npz"), allow_pickle=False) as stored:
-        arrays = tuple(stored[str(i)] for i in range(len(how["outputs"])))
+def outputs_of(
+    path: Path,
+    spec: SamplesSpec,
+    *,
+    engine: str | None = None,
+    exact: bool = False,
+    trust: Trust = Trust(),
+    limits: Limits = Limits(),
+    progress: Progress = silent,
+) -> ModelOutputs:
+    """Run any readable model over samples in a child process: Keras and SavedModel by TensorFlow, others by an engine.
+
+    Args:
+        path: the model.
+        spec: the samples.
+        engine: name of the engine; None takes the format's own.
+        exact: compute float ops in float32 even where the engine prefers less.
+        trust: what the file may do on loading.
+        limits: time and memory of the child.
+        progress: called with a share between 0 and 1 and a text.
+
+    Raises:
+        EdgewrightError: the model cannot be opened or run, or the samples do not fit it.
+    """
+    format = find_reader(path)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        out = Path(folder) / "outputs.npz"
+        common: dict[str, Any] = {"path": str(path), "out": str(out), "samples": spec.to_json()}
+        if format in TRAINING_FORMATS:
+            job = "edgewright.converters.jobs:reference_outputs"
+            common |= {"trust": trust.code, "custom": trust.custom}
+        else:
+            job = "edgewright.benchmarks.outputs:engine_outputs"
+            common |= {"engine": engine, "exact": exact, "threads": os.cpu_count() or 1}
+        how = run(job, what=f"running {path.name}", limits=limits, on_progress=progress, **common)
+        with np.load(out, allow_pickle=False) as stored:
+            arrays = tuple(stored[str(i)] for i in range(len(how["outputs"])))
     specs = [tuple(TensorSpec.from_json(s) for s in how[key]) for key in ("inputs", "outputs")]
-    return _Side(path, format, specs[0], specs[1], arrays, how)
+    return ModelOutputs(path, format, specs[0], specs[1], arrays, how)
 
 
-def _pair_outputs(candidate: _Side, reference: _Side) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+def _pair_outputs(candidate: ModelOutputs, reference: ModelOutputs) -> tuple[list[tuple[str, Any, Any]], list[str]]:
     """Outputs of both that belong together: by name, or by position if the names differ and the shapes agree."""
     own = [spec.name for spec in candidate.outputs]
     theirs = [spec.name for spec in reference.outputs]
     if len(own) != len(theirs):
         raise ShapeError(
-            f"{candidate.path.name} has {len(own)} outputs ({', '.join(own)}), {reference.path.name} has {len(theirs)} ({', '.join(theirs)})"
+            f"{candidate.path.name} has {len(own)} outputs ({', '.join(own)}), "
+            f"{reference.path.name} has {len(theirs)} ({', '.join(theirs)})"
         )
     if set(own) == set(theirs):
         arrays = dict(zip(own, candidate.arrays, strict=True))

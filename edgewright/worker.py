@@ -33,6 +33,7 @@ log = logging.getLogger("edgewright")
 
 ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
+    "KERAS_HOME": str(Path(os.devnull) / "keras"),  # cannot exist: Keras goes on without reading or writing its settings
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONFAULTHANDLER": "1",
     "PYTHONHASHSEED": "0",
@@ -72,18 +73,23 @@ class Worker:
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._done: dict[int, dict[str, Any]] = {}
         self._next = 0
+        self._end: WorkerError | None = None
         self._log = tempfile.TemporaryFile()
         verbose = log.isEnabledFor(logging.DEBUG)
         environment = {**os.environ, **ENVIRONMENT, **({"TF_CPP_MIN_LOG_LEVEL": "0"} if verbose else {})}
+        lifeline, self._lifeline = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from edgewright.worker import serve; serve()"],
+            [sys.executable, "-c", f"from edgewright.worker import serve; serve({lifeline})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else self._log,
             env=environment,
             start_new_session=True,
+            pass_fds=(lifeline,) if os.name == "posix" else (),
         )
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        os.close(lifeline)
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
 
     def submit(self, function: str, /, *, what: str, on_progress: Progress | None = None, **arguments: Any) -> Job:
         """Queue a job and return at once.
@@ -109,10 +115,12 @@ class Worker:
 
     def close(self) -> None:
         """End the child and everything that it started."""
-        if self._process.poll() is None:
-            _kill(self._process)
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
+        self._stop(WorkerError("the child process is closed"))
+        self._listener.join(timeout=5)
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        for stream in (self._process.stdin, None if self._listener.is_alive() else self._process.stdout, self._log):
             if stream is not None:
                 try:
                     stream.close()
@@ -140,12 +148,12 @@ class Worker:
         self._answers.put(None)
 
     def _wait(self, job: Job) -> Any:
-        deadline = time.monotonic() + self.limits.timeout_s
+        started = time.monotonic()
         while job.number not in self._done:
+            self._check_limits(job, started)
             try:
                 message = self._answers.get(timeout=0.05)
             except queue.Empty:
-                self._check_limits(job, deadline)
                 continue
             if message is None:
                 self._answers.put(None)
@@ -155,25 +163,41 @@ class Worker:
                     job.on_progress(*message["progress"])
             else:
                 self._done[message["id"]] = message
+                started = time.monotonic()  # jobs run one after another: the next one starts where this one ended
         answer = self._done.pop(job.number)
         self._measure()
+        if "memory" in answer:
+            raise WorkerMemoryError(f"{job.what} ran out of memory", hint="free memory or use a machine with more")
+        if "failure" in answer:
+            raise WorkerError(f"{job.what} failed: {answer['failure']}", hint=_LOG_HINT)
         if "error" in answer:
             raise error_from_json(answer["error"])
         return answer["result"]
 
-    def _check_limits(self, job: Job, deadline: float) -> None:
+    def _check_limits(self, job: Job, started: float) -> None:
+        if self._end is not None:
+            return
         if self._measure() > self._memory_limit:
-            _kill(self._process)
-            raise WorkerMemoryError(
+            error: WorkerError = WorkerMemoryError(
                 f"{job.what} needed more than {_mib(self._memory_limit)} of memory and was stopped",
                 hint="raise --memory-limit, free memory, or use a machine with more",
             )
-        if time.monotonic() > deadline:
-            _kill(self._process)
-            raise WorkerTimeoutError(
+        elif time.monotonic() - started > self.limits.timeout_s:
+            error = WorkerTimeoutError(
                 f"{job.what} took longer than the limit of {self.limits.timeout_s:g} s and was stopped",
                 hint="raise --timeout if the model is large; otherwise the file may be corrupt",
             )
+        else:
+            return
+        self._stop(error)
+        raise error
+
+    def _stop(self, why: WorkerError) -> None:
+        """Kill the child and its process group (it leads a session of its own), once, and remember why."""
+        if self._end is None:
+            self._end = why
+            _kill(self._process)
+        self._process.wait()
 
     def _measure(self) -> int:
         """Resident bytes of the child now; remembers the peak (Linux; 0 elsewhere)."""
@@ -186,19 +210,19 @@ class Worker:
         return int(values.get("VmRSS", 0)) * 1024
 
     def _death(self, job: Job) -> WorkerError:
-        code = self._process.wait()
+        """The error for a job whose child closed its channel before it answered."""
+        if self._end is not None:
+            return WorkerError(f"{job.what} was not done, its process had ended: {self._end.message}", hint=self._end.hint)
+        try:
+            code: int | None = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = None
         tail = self._log_tail()
         if tail:
             log.debug("last words of the child:\n%s", tail)
-        hint = "run again with -v to see its log"
-        if code == -signal.SIGKILL or "bad_alloc" in tail or "MemoryError" in tail:
-            return WorkerMemoryError(
-                f"{job.what} was killed, most likely because memory ran out (its peak was {_mib(self.peak_bytes)})",
-                hint="free memory or use a machine with more",
-            )
-        if code < 0:
-            return WorkerCrashError(f"{job.what} crashed ({signal.Signals(-code).name} in a library underneath)", hint=hint)
-        return WorkerCrashError(f"{job.what} ended without an answer (exit code {code})", hint=hint)
+        error = _cause(job.what, code, tail, self.peak_bytes)
+        self._stop(error)
+        return error
 
     def _log_tail(self) -> str:
         size = self._log.seek(0, os.SEEK_END)
@@ -234,8 +258,32 @@ def run(function: str, /, *, what: str, limits: Limits = Limits(), on_progress: 
         return worker.call(function, what=what, on_progress=on_progress, **arguments)
 
 
+_LOG_HINT = "run again with -v to see its log"
+
+
+def _cause(what: str, code: int | None, tail: str, peak_bytes: int) -> WorkerError:
+    """Why a child ended, from its exit code (None: it lives, but does not answer) and the end of its log."""
+    if code == -signal.SIGKILL or "bad_alloc" in tail or "MemoryError" in tail:
+        return WorkerMemoryError(
+            f"{what} was killed, most likely because memory ran out (its peak was {_mib(peak_bytes)})",
+            hint="free memory or use a machine with more",
+        )
+    if code is None:
+        return WorkerCrashError(f"{what} stopped answering: a library underneath closed its channel", hint=_LOG_HINT)
+    if code < 0:
+        return WorkerCrashError(f"{what} crashed ({_signal_name(-code)} in a library underneath)", hint=_LOG_HINT)
+    return WorkerCrashError(f"{what} ended without an answer (exit code {code} in a library underneath)", hint=_LOG_HINT)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child and its process group (the child leads a session of its own)."""
+    """Kill a child and what it started."""
     try:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -262,6 +310,7 @@ def _mib(size: int) -> str:
 # ---- in the child -----------------------------------------------------------------------------------------------------
 
 _channel: IO[bytes] | None = None
+_sending = threading.Lock()
 _current = 0
 
 
@@ -276,24 +325,48 @@ def progress(share: float, text: str) -> None:
         _send({"id": _current, "progress": [share, text]})
 
 
-def serve() -> None:
-    """Serve jobs from standard input until it closes; the child's main function."""
+def serve(lifeline: int) -> None:
+    """Serve jobs from standard input until it closes; the child's main function.
+
+    Descriptors 0 and 1 are then the null device and the log, so that no library or grandchild touches the channel.
+
+    Args:
+        lifeline: read end of a pipe that nobody writes to and that only the parent holds open.
+    """
     global _channel, _current
+    _die_with(lifeline)
+    requests = os.fdopen(os.dup(0), "rb")
     _channel = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     os.dup2(2, 1)
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it phones home; its users fall back to silence
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_receive, args=(jobs,), daemon=True).start()
+    threading.Thread(target=_receive, args=(requests, jobs), daemon=True).start()
     while True:
         job = jobs.get()
         _current = job["id"]
         _send({"id": _current, **_execute(job["function"], job["arguments"])})
 
 
-def _receive(jobs: queue.Queue[dict[str, Any]]) -> None:
+def _die_with(lifeline: int) -> None:
+    """Have the kernel end this process group when a pipe's other end closes, even if a library holds Python's lock then."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)  # SIGIO: the default ends
+    except (ImportError, AttributeError, OSError):
+        logging.getLogger("edgewright").debug("no SIGIO on pipes here: only the thread that reads requests notices")
+
+
+def _receive(requests: IO[bytes], jobs: queue.Queue[dict[str, Any]]) -> None:
     """Queue what arrives; when the parent closes the pipe or dies, end at once, whatever is running."""
-    for line in sys.stdin.buffer:
+    for line in requests:
         jobs.put(json.loads(line))
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)  # and whatever a library started
     os._exit(0)
 
 
@@ -306,20 +379,19 @@ def _execute(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     except EdgewrightError as error:
         return {"error": error.to_json()}
     except MemoryError:
-        return {"error": WorkerMemoryError("memory ran out", hint="free memory or use a machine with more").to_json()}
+        return {"memory": True}
     except BaseException as error:  # a library may raise anything, SystemExit included; the parent must hear of it
         logging.getLogger("edgewright").exception("job %s failed", function)
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
-        return {
-            "error": WorkerError(f"{function} failed: {type(error).__name__}: {first[:300]}", hint="run again with -v").to_json()
-        }
+        return {"failure": f"{type(error).__name__}: {first[:300]}"}
 
 
 def _send(message: dict[str, Any]) -> None:
     if _channel is None:
         raise WorkerError("not in a worker")
     try:
-        _channel.write(json.dumps(message).encode() + b"\n")
-        _channel.flush()
+        with _sending:
+            _channel.write(json.dumps(message).encode() + b"\n")
+            _channel.flush()
     except OSError:
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Train the wearable-IMU demo classifier shipped in edgewright/demo, and write the windows that go with it."""
+"""Train the wearable-IMU demo classifier shipped in edgewright/demo_data, and write the windows that go with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int32]
 WINDOW, STRIDE, CHANNELS = 100, 50, 6
 TRAIN_SUBJECTS, VALID_SUBJECTS, TEST_SUBJECTS = (1, 2, 3, 4, 5, 6), (7,), (8, 9, 10)
 CALIBRATION_WINDOWS = 400
-OUT = Path(__file__).resolve().parent.parent / "edgewright" / "demo"
+OUT = Path(__file__).resolve().parent.parent / "edgewright" / "demo_data"
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ def write_ir(
     _name(model, [spec.name for spec in inputs], [spec.name for spec in outputs])
     scales = _integer_io(model, inputs, outputs, ranges, io) if io != "float32" else {}
     model.set_rt_info(json.dumps(dict(metadata), sort_keys=True), ["edgewright", "meta"])
+    names = {"inputs": [spec.name for spec in inputs], "outputs": [spec.name for spec in outputs]}
+    model.set_rt_info(json.dumps(names), ["edgewright", "names"])
     model.set_rt_info(json.dumps(scales, sort_keys=True), ["edgewright", "io"])
     ov.save_model(model, out, compress_to_fp16=precision == "float16")
     written = READERS.get("openvino")(Path(out)).specs()
@@ -129,7 +131,8 @@ def float_ops(model: Any, layers: Sequence[str]) -> Iterator[tuple[str, str, str
 
 def _tensor_name(op: Any) -> str:
     """The name of an op's result, or of the nearest result behind it that has one; the op's own name if there is none."""
-    queue, seen = [op], set()
+    queue = [op]
+    seen: set[str] = set()
     while queue and len(seen) < 50:
         node = queue.pop(0)
         names = sorted(name for output in node.outputs() for name in output.get_names())

@@ -1,0 +1,299 @@
+"""The verbs: convert, verify, inspect, demo. They parse, call and print; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgewright.errors import UsageError
+from edgewright.terminal import print_demo, print_info, print_report, progress_bar, say, show_artifact
+
+if TYPE_CHECKING:
+    from edgewright.pipeline import Data, Trust
+    from edgewright.worker import Limits
+
+__all__ = ["convert", "demo", "inspect", "verify"]
+
+
+class Target(str, Enum):
+    """Formats to convert to."""
+
+    tflite = "tflite"
+    openvino = "openvino"
+
+
+class Precision(str, Enum):
+    """What the numbers of a file are stored and computed in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    dynamic = "dynamic"
+    int8 = "int8"
+    int16x8 = "int16x8"
+
+
+class Io(str, Enum):
+    """Dtypes of inputs and outputs."""
+
+    float32 = "float32"
+    int8 = "int8"
+    uint8 = "uint8"
+    int16 = "int16"
+
+
+class EngineName(str, Enum):
+    """Inference engines."""
+
+    litert = "litert"
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Samples = Annotated[
+    str | None,
+    typer.Option("--samples", "-s", help="Data: .npz, .npy, .csv, a folder of images by class, or package.module:function."),
+]
+Window = Annotated[int | None, typer.Option("--window", min=1, help="Cut recordings into windows of this many rows.")]
+Stride = Annotated[int | None, typer.Option("--stride", min=1, help="Rows from one window to the next.  [default: the window]")]
+Preprocess = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocess", help="What turns a raw sample into the input: [INPUT:]size=224x224,color=rgb,scale=1/127.5,offset=-1."
+    ),
+]
+TrustCode = Annotated[bool, typer.Option("--trust", help="Run code that the model file carries. Only for files you trust.")]
+Custom = Annotated[str | None, typer.Option("--custom", help="Module that registers custom Keras objects; needs --trust.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds that one child process may take.")]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory-limit", help="Memory that one child process may use, for example 4G.  [default: what is free]"),
+]
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A model file or SavedModel folder.")],
+    trust: TrustCode = False,
+    custom: Custom = None,
+    all_weights: Annotated[bool, typer.Option("--all", help="List every tensor, not only the 20 largest.")] = False,
+    timeout: Timeout = 300,
+    memory_limit: Memory = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what is in a model file: inputs, outputs, ops, parameters, multiply-adds, sizes, sparsity, unique weights."""
+    from edgewright.pipeline import inspect as inspect_model
+
+    with progress_bar(f"reading {model.name}"):
+        info = inspect_model(model, trust=_trust(trust, custom), limits=_limits(timeout, memory_limit))
+    if as_json:
+        _print_json({"path": str(model), **info.to_json()})
+    else:
+        print_info(model, info, weights=None if all_weights else 20)
+
+
+def convert(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help=".keras, .h5, SavedModel folder, float .tflite or .onnx.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write.  [default: MODEL_PRECISION beside the model]")
+    ] = None,
+    to: Annotated[Target, typer.Option("--to", help="Format to write.")] = Target.tflite,
+    precision: Annotated[
+        Precision, typer.Option("--precision", "-p", help="Precision of weights and computation.")
+    ] = Precision.float32,
+    io: Annotated[Io, typer.Option("--io", help="Dtype of inputs and outputs.")] = Io.float32,
+    samples: Samples = None,
+    window: Window = None,
+    stride: Stride = None,
+    preprocess: Preprocess = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Calibrate with this many samples, drawn with --seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Fix the batch size.")] = None,
+    unroll: Annotated[
+        int | None,
+        typer.Option("--unroll", min=0, help="Longest sequence that recurrent layers are unrolled for.  [default: 128]"),
+    ] = None,
+    select_tf: Annotated[bool, typer.Option("--select-tf", help="Allow TensorFlow ops that need the Flex delegate.")] = False,
+    min_runtime: Annotated[
+        str | None, typer.Option("--min-runtime", help="Oldest runtime that must load the file: tflite-2.14.")
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the comparison with the original.")] = False,
+    trust: TrustCode = False,
+    custom: Custom = None,
+    timeout: Timeout = 1800,
+    memory_limit: Memory = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a trained model to the file for the device, and compare the two on the samples."""
+    from edgewright import pipeline, verification
+
+    trusted, limits = _trust(trust, custom), _limits(timeout, memory_limit)
+    data = _data(samples, window, stride, preprocess, limit, seed)
+    notes: list[str] = []
+    with progress_bar(f"converting {model.name}") as update:
+        artifact = pipeline.convert(
+            model,
+            out,
+            to=to.value,
+            precision=precision.value,
+            io=io.value,
+            samples=data,
+            batch=batch,
+            unroll=unroll,
+            select_tf=select_tf,
+            min_runtime=min_runtime,
+            trust=trusted,
+            limits=limits,
+            progress=update,
+            warnings=notes,
+        )
+    report = None
+    if not no_verify and data is not None and not select_tf:
+        with progress_bar(f"comparing with {model.name}") as update:
+            report = verification.verify(artifact.path, model, samples=data, trust=trusted, limits=limits, progress=update)
+    if as_json:
+        verified = report.to_json() if report else None
+        _print_json(
+            {
+                "artifact": artifact.to_json(),
+                "path": str(artifact.path),
+                "warnings": notes,
+                "settings": _origins(context),
+                "verify": verified,
+            }
+        )
+    else:
+        show_artifact(artifact, model)
+        if report:
+            print_report(report)
+        for note in notes:
+            say("warning", note)
+
+
+def verify(
+    context: typer.Context,
+    candidate: Annotated[Path, typer.Argument(help="The file that is to be trusted.")],
+    against: Annotated[Path, typer.Option("--against", "-a", help="The model that is right by definition.")],
+    samples: Samples = None,
+    window: Window = None,
+    stride: Stride = None,
+    preprocess: Preprocess = None,
+    min_sqnr: Annotated[float | None, typer.Option("--min-sqnr", help="Fail (exit code 4) below this SQNR in dB.")] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option("--min-agreement", min=0, max=1, help="Fail (exit code 4) below this share of equal top classes."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Force float32 where an engine would compute in less.")] = False,
+    engine: Annotated[
+        EngineName | None, typer.Option("--engine", help="Engine for the candidate.  [default: its format's own]")
+    ] = None,
+    trust: TrustCode = False,
+    custom: Custom = None,
+    timeout: Timeout = 1800,
+    memory_limit: Memory = None,
+    as_json: Json = False,
+) -> None:
+    """Compare what two models compute on the same samples, output by output."""
+    from edgewright import verification
+
+    with progress_bar(f"comparing {candidate.name} with {against.name}") as update:
+        report = verification.verify(
+            candidate,
+            against,
+            samples=_data(samples, window, stride, preprocess, None, 0),
+            min_sqnr_db=min_sqnr,
+            min_agreement=min_agreement,
+            exact=exact,
+            engine=engine.value if engine else None,
+            trust=_trust(trust, custom),
+            limits=_limits(timeout, memory_limit),
+            progress=update,
+        )
+    if as_json:
+        _print_json({**report.to_json(), "options": _origins(context)})
+    else:
+        print_report(report)
+    verification.require(report)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the converted files.")] = Path("out/demo"),
+    as_json: Json = False,
+) -> None:
+    """Convert the shipped wearable-IMU classifier four ways, verify each file, test it on people it has never seen."""
+    from edgewright.demo import run_demo
+
+    notes: list[str] = []
+    with progress_bar("demo") as update:
+        rows = run_demo(out, progress=update, warn=notes.append)
+    if as_json:
+        _print_json({"out": str(out), "rows": [row.to_json() for row in rows], "warnings": notes})
+    else:
+        print_demo(rows, out, notes)
+
+
+def _data(
+    samples: str | None, window: int | None, stride: int | None, preprocess: list[str] | None, limit: int | None, seed: int
+) -> Data | None:
+    from edgewright.pipeline import Data
+    from edgewright.preprocess import Preprocess
+
+    if samples is None:
+        if window or stride or preprocess or limit:
+            raise UsageError(
+                "--window, --stride, --preprocess and --limit say how samples are read, but there are none", hint="add --samples"
+            )
+        return None
+    declared = {}
+    for text in preprocess or ():
+        name, colon, rest = text.partition(":")
+        named = colon and "=" not in name
+        declared[name if named else ""] = Preprocess.parse(rest if named else text)
+    return Data(samples, window, stride, declared, limit, seed)
+
+
+def _trust(trust: bool, custom: str | None) -> Trust:
+    from edgewright.pipeline import Trust
+
+    return Trust(trust, custom)
+
+
+def _limits(timeout: float, memory: str | None) -> Limits:
+    from edgewright.worker import Limits
+
+    if memory is None:
+        return Limits(timeout)
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    text = memory.strip().upper().removesuffix("IB").removesuffix("B")
+    try:
+        size = float(text.rstrip("KMGT")) * units.get(text[-1:], 1)
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise UsageError(f"--memory-limit {memory} is no size", hint="write for example 500M or 4G")
+    return Limits(timeout, int(size))
+
+
+def _origins(context: typer.Context) -> dict[str, dict[str, Any]]:
+    """Every option's value and where it came from: commandline, environment, default_map (a settings file) or default."""
+    settings = {}
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        plain = value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+        settings[name] = {
+            "value": plain,
+            "from": source.name.lower().replace("default_map", "settings file") if source else "default",
+        }
+    return settings
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
