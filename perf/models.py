@@ -86,12 +86,8 @@ def fit_statistics(model: Any, arrays: Mapping[str, Array], passes: int = 12) ->
         model([feed[rows] for feed in feeds] if isinstance(feeds, list) else feeds[rows], training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    head = model.layers[-1] if model.layers else None
-    if (
-        isinstance(head, keras.layers.Dense)
-        and getattr(head.activation, "__name__", "") == "softmax"
-        and getattr(model, "inputs", None)
-    ):
+    head = model.layers[-1] if getattr(model, "inputs", None) else None
+    if isinstance(head, keras.layers.Dense) and head.activation is keras.activations.softmax:
         before = keras.Model(model.inputs, head.input)
         logits = before.predict(feeds, verbose=0) @ np.asarray(head.kernel)
         head.kernel.assign(head.kernel * 2.0 / max(float(logits.std()), 1e-6))
@@ -257,7 +253,8 @@ def _shared() -> Any:
     inner = Sequential(
         [Input((16, 16, 1)), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(), layers.Flatten()], name="inner"
     )
-    encoder = Model(inner.input, layers.Dense(16, activation="tanh")(inner.output), name="encoder")
+    view = Input((16, 16, 1))
+    encoder = Model(view, layers.Dense(16, activation="tanh")(inner(view)), name="encoder")
     a, b = encoder(left), encoder(right)
     x = layers.Concatenate()([layers.Subtract()([a, b]), layers.Multiply()([a, b])])
     return Model([left, right], layers.Dense(CLASSES, activation="softmax", name="probabilities")(x))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewright import samples as module
+from edgewright import sample_sources as module
 from edgewright.artifact import TensorSpec
 from edgewright.errors import SamplesError, ShapeError, UsageError
 from edgewright.preprocess import Preprocess

@@ -119,7 +119,7 @@ def test_time_limit(job):
         with pytest.raises(WorkerTimeoutError, match=r"reading model.x took longer than the limit of 1 s"):
             call(child, job, seconds=60)
         assert child._process.poll() == -signal.SIGKILL
-        with pytest.raises(WorkerError, match="was not done, its process had ended: reading model.x took longer"):
+        with pytest.raises(WorkerError, match="was not done, its process had ended: reading model"):
             call(child, "pid")
 
 
@@ -251,7 +251,7 @@ def test_environment(worker, monkeypatch):
     assert found["PYTHONPATH"] == str(FOLDER)
 
 
-def test_libraries_write_nothing_at_home_and_open_no_socket(tmp_path, monkeypatch):
+def test_libraries_write_nothing_at_home_and_reach_for_no_address(tmp_path, monkeypatch):
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
     scratch.mkdir()
@@ -262,5 +262,5 @@ def test_libraries_write_nothing_at_home_and_open_no_socket(tmp_path, monkeypatc
             monkeypatch.delenv(name)
     with Worker(Limits(timeout_s=200)) as child:
         found = call(child, "imports", names=["openvino", "nncf", "tensorflow", "keras", "tf_keras"])
-    assert found == {"opened": [], "warned": []}
+    assert found == {"events": [], "warned": []}
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["home", "scratch"]

@@ -5,10 +5,8 @@ import mmap
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -58,7 +56,7 @@ def memory_error():
 
 
 def bad_alloc():
-    print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
 
 
@@ -93,7 +91,8 @@ def counts(to):
 
 def noisy():
     """Text on every channel that a library or its child process may write to, and a read of standard input."""
-    print('{"id": 1, "result": "forged"}', flush=True)
+    sys.stdout.write('{"id": 1, "result": "forged"}\n')
+    sys.stdout.flush()
     os.write(1, b"\xff\xfe not even text\n")
     ctypes.CDLL(None).puts(b"from C")
     subprocess.run(["cat"], timeout=5, check=True)
@@ -122,21 +121,18 @@ def hangs_without_releasing_the_lock(pid_file):
 
 
 def imports(names):
-    """Import packages under a guard: the addresses that sockets were opened for, and what was warned of."""
-    opened, real = [], socket.socket
+    """Import packages and report every address that was looked up, connected or sent to, and warnings about Keras' folder."""
+    events = []
+    watched = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"}
 
-    class Guard(real):
-        def __init__(self, *arguments, **options):
-            opened.append(str(arguments))
-            raise OSError("no sockets here")
+    def hook(event, arguments):
+        if event in watched:
+            events.append(f"{event} {arguments[1:]}")
 
-    socket.socket = Guard
+    sys.addaudithook(hook)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in names:
             __import__(name)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(5)
-    time.sleep(0.5)  # telemetry is sent from threads
-    return {"opened": opened, "warned": [str(w.message) for w in caught if "KERAS_HOME" in str(w.message)]}
+    time.sleep(1)  # telemetry is sent from threads
+    return {"events": events, "warned": [str(w.message) for w in caught if os.environ["KERAS_HOME"] in str(w.message)]}
