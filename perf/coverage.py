@@ -183,8 +183,8 @@ def run_all(cases: Sequence[Case], targets: Sequence[str], precisions: Sequence[
             cell = run_cell(case, to, precision, work / "models", Path(folder))
         _cell_file(work, case.name, to, precision).write_text(json.dumps(asdict(cell), indent=1), encoding="utf-8")
         done += 1
-        text = f"[{done}/{len(keys)}] {case.name} {to} {precision}: {describe(cell, precision)} {cell.seconds:.0f} s {cell.message[:300]}"
-        print(text, file=sys.stderr, flush=True)
+        result = f"{describe(cell, precision)} {cell.seconds:.0f} s {cell.message[:300]}"
+        print(f"[{done}/{len(keys)}] {case.name} {to} {precision}: {result}", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(work_on, todo))
