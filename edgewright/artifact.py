@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -206,6 +207,9 @@ class Artifact:
             return None
         try:
             data = json.loads(sidecar.read_text(encoding="utf-8"))
+            for name in ("format", "sha256"):
+                if not isinstance(data[name], str):
+                    raise TypeError(f"{name} is {data[name]!r}, not a text")
             known = {"schema", "format", "file", "sha256", "inputs", "outputs", "lineage", "meta"}
             artifact = cls(
                 path,
@@ -217,7 +221,7 @@ class Artifact:
                 ModelMeta.from_json(data.get("meta", {})),
                 {key: value for key, value in data.items() if key not in known},
             )
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise ArtifactError(
                 f"{sidecar} cannot be read as an artifact description ({type(error).__name__}: {error})",
                 hint="delete it, or convert the model again",
@@ -330,22 +334,44 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder whose files are renamed into `target` when the block ends well, and removed when not.
 
     Files are moved in name order: the weights of an OpenVINO model (`.bin`) arrive before the graph (`.xml`) that
-    refers to them.
+    refers to them. An OSError of the block that is not about writing here passes as it is.
 
     Raises:
         ArtifactError: the folder cannot be made or written (missing rights, full disk).
     """
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".edgewright-", dir=target) as temporary:
-            yield Path(temporary)
-            for file in sorted(Path(temporary).iterdir()):
-                file.replace(target / file.name)
+        holder = tempfile.TemporaryDirectory(prefix=".edgewright-", dir=target)
     except OSError as error:
-        raise ArtifactError(
-            f"cannot write to {target}: {error.strerror or error}",
-            hint="check rights and free space, or name another place with -o",
-        ) from error
+        raise _unwritable(target, error) from error
+    with holder as temporary:
+        folder = Path(temporary)
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno in _FULL or _names(error, folder):
+                raise _unwritable(target, error) from error
+            raise
+        try:
+            for file in sorted(folder.iterdir()):
+                file.replace(target / file.name)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+
+
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""What only writing fails with, whether the error names a file or not."""
+
+
+def _names(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a file below a folder."""
+    return any(isinstance(name, (str, Path)) and Path(name).is_relative_to(folder) for name in (error.filename, error.filename2))
+
+
+def _unwritable(target: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"cannot write to {target}: {error.strerror or error}", hint="check rights and free space, or name another place with -o"
+    )
 
 
 def element_count(shape: tuple[int | None, ...]) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +21,27 @@ if TYPE_CHECKING:
     from edgewright.pipeline import Data, Trust
     from edgewright.worker import Limits
 
-__all__ = ["convert", "demo", "inspect", "verify"]
+__all__ = ["Invocation", "convert", "demo", "inspect", "verify"]
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What one run of the command line must remember until its end.
+
+    Args:
+        wants_json: standard output is to be one JSON document, whether the verb succeeds or fails.
+        answered: that document is written.
+        origins: the settings file that an option's value stands in, by verb and parameter name.
+    """
+
+    wants_json: bool = False
+    answered: bool = False
+    origins: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def answer(self, data: Mapping[str, Any]) -> None:
+        """Write the document."""
+        sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+        self.answered = True
 
 
 class Target(str, Enum):
@@ -55,7 +78,13 @@ class EngineName(str, Enum):
     onnxruntime = "onnxruntime"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+def _remember_json(context: typer.Context, value: bool) -> bool:
+    """Note early that errors, too, are to be JSON: the flag may come from a settings file."""
+    _invocation(context).wants_json |= value
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", is_eager=True, callback=_remember_json)]
 Samples = Annotated[
     str | None,
     typer.Option("--samples", "-s", help="Data: .npz, .npy, .csv, a folder of images by class, or package.module:function."),
@@ -78,6 +107,7 @@ Memory = Annotated[
 
 
 def inspect(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model file or SavedModel folder.")],
     trust: TrustCode = False,
     custom: Custom = None,
@@ -92,7 +122,7 @@ def inspect(
     with progress_bar(f"reading {model.name}"):
         info = inspect_model(model, trust=_trust(trust, custom), limits=_limits(timeout, memory_limit))
     if as_json:
-        _print_json({"path": str(model), **info.to_json()})
+        _invocation(context).answer({"path": str(model), **info.to_json()})
     else:
         print_info(model, info, weights=None if all_weights else 20)
 
@@ -161,7 +191,7 @@ def convert(
             report = verification.verify(artifact.path, model, samples=data, trust=trusted, limits=limits, progress=update)
     if as_json:
         verified = report.to_json() if report else None
-        _print_json(
+        _invocation(context).answer(
             {
                 "artifact": artifact.to_json(),
                 "path": str(artifact.path),
@@ -218,13 +248,14 @@ def verify(
             progress=update,
         )
     if as_json:
-        _print_json({**report.to_json(), "options": _origins(context)})
+        _invocation(context).answer({**report.to_json(), "options": _origins(context)})
     else:
         print_report(report)
     verification.require(report)
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the converted files.")] = Path("out/demo"),
     as_json: Json = False,
 ) -> None:
@@ -235,7 +266,7 @@ def demo(
     with progress_bar("demo") as update:
         rows = run_demo(out, progress=update, warn=notes.append)
     if as_json:
-        _print_json({"out": str(out), "rows": [row.to_json() for row in rows], "warnings": notes})
+        _invocation(context).answer({"out": str(out), "rows": [row.to_json() for row in rows], "warnings": notes})
     else:
         print_demo(rows, out, notes)
 
@@ -252,11 +283,13 @@ def _data(
                 "--window, --stride, --preprocess and --limit say how samples are read, but there are none", hint="add --samples"
             )
         return None
-    declared = {}
+    declared: dict[str, Preprocess] = {}
     for text in preprocess or ():
-        name, colon, rest = text.partition(":")
-        named = colon and "=" not in name
-        declared[name if named else ""] = Preprocess.parse(rest if named else text)
+        name = text.partition("=")[0].rpartition(":")[0]
+        if name in declared:
+            of = f"input '{name}'" if name else "the only input"
+            raise UsageError(f"--preprocess declares {of} twice", hint="give all its keys in one --preprocess KEY=VALUE,...")
+        declared[name] = Preprocess.parse(text[len(name) + 1 :] if name else text)
     return Data(samples, window, stride, declared, limit, seed)
 
 
@@ -271,29 +304,41 @@ def _limits(timeout: float, memory: str | None) -> Limits:
 
     if memory is None:
         return Limits(timeout)
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    text = memory.strip().upper().removesuffix("IB").removesuffix("B")
-    try:
-        size = float(text.rstrip("KMGT")) * units.get(text[-1:], 1)
-    except ValueError:
-        size = 0
-    if size <= 0:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:I?B)?", memory.strip().upper(), re.ASCII)
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size < 1:
         raise UsageError(f"--memory-limit {memory} is no size", hint="write for example 500M or 4G")
-    return Limits(timeout, int(size))
+    return Limits(timeout, size)
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def _origins(context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Every option's value and where it came from: commandline, environment, default_map (a settings file) or default."""
-    settings = {}
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
+    """Every option's value and where it came from: commandline, environment, a settings file's path, or default."""
+    found = {}
+    for param in context.command.params:
+        name = str(param.name)
+        if name not in context.params:
+            continue
+        value, source = context.params[name], context.get_parameter_source(name)
+        origin = source.name.lower() if source else "default"
+        if origin == "default_map":
+            origin = _invocation(context).origins.get((str(context.info_name), name), "settings file")
         plain = value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
-        settings[name] = {
-            "value": plain,
-            "from": source.name.lower().replace("default_map", "settings file") if source else "default",
-        }
-    return settings
+        key = max(param.opts, key=len).lstrip("-").replace("-", "_")
+        found[key] = {"value": plain, "from": origin}
+    return found
 
 
-def _print_json(data: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+def _invocation(context: typer.Context) -> Invocation:
+    return context.ensure_object(Invocation)
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value whose infinities and NaNs, which JSON cannot hold, are strings."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

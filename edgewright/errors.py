@@ -45,6 +45,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "onnx",
         "openvino",
         "tensorflow",
+        "tf_keras",
     ),
 }
 """Which importable packages each installation extra brings."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import Artifact, ModelMeta, StepRecord, TensorSpec, file_sha256
+from edgewright.artifact import Artifact, ModelMeta, StepRecord, TensorSpec, file_sha256, files_of
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.readers import find_reader
 from edgewright.converters.writers import WRITERS, Writer, versions
-from edgewright.errors import SamplesError, UnsupportedError
+from edgewright.errors import SamplesError, UnsupportedError, UsageError
 from edgewright.preprocess import Preprocess
 from edgewright.samples import Samples, SamplesSpec, open_samples
 from edgewright.step import StepContext
@@ -114,7 +115,7 @@ def convert(
 
     Args:
         model: `.keras`, `.h5`, SavedModel folder, `.tflite` (float32) or `.onnx`.
-        out: file to write; None puts it beside the model, named after model and precision.
+        out: file to write, or an existing folder for a file named after model and precision; None puts that beside the model.
         to: "tflite" or "openvino".
         precision: "float32", "float16", "dynamic", "int8" or "int16x8" (TFLite only).
         io: dtype of inputs and outputs: "float32"; "int8", "uint8" with int8; "int16" with int16x8.
@@ -132,6 +133,7 @@ def convert(
         The file's artifact; its sidecar is written beside it.
 
     Raises:
+        UsageError: options contradict each other or the model, or `out` is the model itself.
         UnsupportedError: the model cannot be expressed in the target; op and layer are named.
         SamplesError: calibration needs samples, or they do not fit the model.
         ConversionError: a converter failed.
@@ -141,15 +143,15 @@ def convert(
     reader = find_reader(path)
     writer = _writer(to, precision=precision, io=io, batch=batch, min_runtime=min_runtime)
     _check_route(reader, to, writer, path)
+    _check_options(reader, to, path, batch=batch, unroll=unroll, select_tf=select_tf)
     data = samples if isinstance(samples, Data) or samples is None else Data(samples)
     if data is None and writer.needs_samples():
         raise SamplesError(
             f"--precision {precision} needs samples to calibrate with, none were given",
             hint="add --samples FILE (100 or more typical inputs), or use --precision float16 or dynamic",
         )
-    target = Path(out) if out else path.with_name(f"{path.stem}_{precision}{writer.suffix}")
-    target = target if target.suffix == writer.suffix else target.with_name(target.name + writer.suffix)
-    report = _phase(progress or silent)
+    target = _target(path, out, f"_{precision}", writer.suffix)
+    report = _Phases(progress or silent)
     notes = warnings if warnings is not None else []
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder, Worker(limits) as child:
         work = Path(folder)
@@ -161,9 +163,12 @@ def convert(
                 "integer": writer.needs_samples(),
                 "select_tf": select_tf,
             }
-            source = _lowered(path, reader, work / "float32.tflite", options, trust, limits, report(0.0, 0.6), notes)
+            source = _lowered(path, reader, work / "float32.tflite", options, trust, limits, report.part(0.0, 0.6), notes)
+            start = 0.6
         else:
             source = _opened(path, reader, child)
+            _check_batch(source, batch, to)
+            start = 0.05
         if data is not None:
             declared = declare(data.preprocess, source.inputs)
             source = source.with_meta(
@@ -173,19 +178,69 @@ def convert(
             out=target,
             samples=data.spec(source.inputs, work) if data is not None else None,
             worker=child,
-            progress=report(0.6, 0.4),
+            progress=report.part(start, 0.99 - start),
             warnings=notes,
         )
         artifact = writer.apply(source, context)
     artifact.save()
+    report.part(1.0, 0.0)(1.0, f"{target.name} written")
     return artifact
 
 
+def _target(path: Path, out: str | Path | None, ending: str, suffix: str) -> Path:
+    """The file to write: as named, in the folder that is named, or beside the model.
+
+    Raises:
+        UsageError: writing it would destroy the model that is converted.
+    """
+    place = path if path.name else path.resolve()
+    default = (place.name if path.is_dir() else place.stem) + ending + suffix
+    if out is None:
+        target = place.with_name(default)
+    elif Path(out).is_dir() or str(out).endswith(("/", os.sep)):
+        target = Path(out) / default
+    else:
+        target = Path(out) if Path(out).suffix == suffix else Path(f"{out}{suffix}")
+    written = [target, target.with_suffix(".bin")] if suffix == ".xml" else [target]
+    for file in written:
+        if file.exists() and any(file.samefile(own) for own in (path, *files_of(path))):
+            raise UsageError(f"{file} is the model that is converted", hint="name another file with -o")
+    return target
+
+
 def _writer(to: str, **options: Any) -> Writer:
-    """A writer with those of the options that it has; the ones it lacks must be unset."""
+    """A writer with those of the options that it has; the ones it lacks must be unset, but for the batch (see `lower_model`)."""
     cls = WRITERS.get(to)
     known = set(cls.Options.__dataclass_fields__)
+    for name, value in options.items():
+        if name not in known and value is not None and name != "batch":
+            raise UsageError(f"--{name.replace('_', '-')} {value} does not go with --to {to}", hint="leave it out")
     return cls(cls.Options(**{name: value for name, value in options.items() if name in known}))
+
+
+def _check_options(reader: str, to: str, path: Path, *, batch: int | None, unroll: int | None, select_tf: bool) -> None:
+    """Refuse what would be ignored."""
+    if batch is not None and batch < 1:
+        raise UsageError(f"--batch {batch} is no batch size", hint="1 is the least")
+    if unroll is not None and unroll < 0:
+        raise UsageError(f"--unroll {unroll} is no number of steps", hint="0 never unrolls")
+    if reader not in TRAINING_FORMATS and (select_tf or unroll is not None):
+        option = "--select-tf" if select_tf else "--unroll"
+        raise UsageError(
+            f"{option} says how a Keras model or SavedModel is traced, {path} is {reader} already",
+            hint="leave it out, or convert from the model that the file was made of",
+        )
+
+
+def _check_batch(source: Artifact, batch: int | None, to: str) -> None:
+    """Refuse a batch size that a file which is traced already cannot be given."""
+    for spec in source.inputs if batch is not None else ():
+        size = spec.shape[0] if spec.shape else None
+        if size != batch and (size is not None or to == "tflite"):
+            raise UsageError(
+                f"--batch {batch} cannot be set: {source.path} takes {spec}",
+                hint="convert from the Keras model or SavedModel that it was made of",
+            )
 
 
 def _check_route(reader: str, to: str, writer: Writer, path: Path) -> None:
@@ -281,13 +336,21 @@ def silent(share: float, text: str) -> None:
     """Report nothing."""
 
 
-def _phase(progress: Progress) -> Callable[[float, float], Progress]:
-    """Maps a phase's own share to its part of the whole."""
+class _Phases:
+    """Maps each phase's own share to its part of the whole, which never goes back."""
 
-    def part(start: float, width: float) -> Progress:
-        return lambda share, text: progress(start + width * share, text)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._reached = 0.0
 
-    return part
+    def part(self, start: float, width: float) -> Progress:
+        """What a phase reports to that begins at `start` and is worth `width`."""
+
+        def report(share: float, text: str) -> None:
+            self._reached = max(self._reached, start + width * min(max(share, 0.0), 1.0))
+            self._progress(self._reached, text)
+
+        return report
 
 
 def _absolute(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +43,9 @@ def say(kind: str, text: str) -> None:
         from rich.text import Text
 
         line = Text(f"{kind}: ", style=STYLES.get(kind, "dim"))
-        Console(stderr=True, soft_wrap=True).print(line.append(text, style="not bold default"))
+        Console(stderr=True, soft_wrap=True).print(line.append(_plain(text), style="not bold default"))
     else:
-        sys.stderr.write(f"{kind}: {text}\n")
+        sys.stderr.write(f"{kind}: {_plain(text)}\n")
 
 
 @contextmanager
@@ -70,44 +70,35 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
 
 
 def print_info(path: Path, info: ModelInfo, *, weights: int | None) -> None:
-    """Everything that `inspect` knows, as tables."""
+    """Everything that `inspect` knows, as tables; `weights` is how many tensors are listed, None lists all."""
     console = _console()
     macs = f"{info.macs:,}" if info.macs is not None else "not counted"
-    facts = _table(None, [("", "left"), ("", "left")], header=False)
-    for name, value in (
-        ("file", str(path)),
-        ("format", info.format),
-        ("parameters", f"{info.parameters:,}"),
-        ("multiply-adds", f"{macs} ({info.macs_note})" if info.macs_note else macs),
-        ("size", f"{info.raw_bytes:,} bytes, {info.deflated_bytes:,} deflated"),
-        ("ops", ", ".join(f"{op} x{count}" if count > 1 else op for op, count in info.ops.items())),
-    ):
-        facts.add_row(name, value)
-    console.print(facts)
-    console.print(_specs_table("inputs", info.inputs))
-    console.print(_specs_table("outputs", info.outputs))
+    _print_facts(
+        console,
+        {
+            "file": str(path),
+            "format": info.format,
+            "parameters": f"{info.parameters:,}",
+            "multiply-adds": f"{macs} ({info.macs_note})" if info.macs_note else macs,
+            "size": f"{info.raw_bytes:,} bytes, {info.deflated_bytes:,} deflated",
+            "ops": ", ".join(f"{op} x{count}" if count > 1 else op for op, count in info.ops.items()),
+        },
+    )
+    _print_specs(console, "inputs", info.inputs)
+    _print_specs(console, "outputs", info.outputs)
     shown = info.weights[:weights]
     title = (
         f"weights, the {len(shown)} largest of {len(info.weights)} (--all lists every one)"
         if len(shown) < len(info.weights)
         else "weights"
     )
-    columns = [
-        ("tensor", "left"),
-        ("shape", "left"),
-        ("dtype", "left"),
-        ("bits", "right"),
-        ("zeros", "right"),
-        ("unique", "right"),
-        ("per channel", "right"),
-    ]
-    table = _table(title, columns)
+    wide = console.width >= 100
+    table = _table([("tensor", "left"), ("shape", "left"), ("dtype", "left"), *_rights("zeros", "unique", "per channel")])
     for w in shown:
         per_channel = f"{w.unique_per_channel:,}" if w.channel_axis is not None else "-"
-        table.add_row(
-            _short(w.name), " x ".join(map(str, w.shape)), w.dtype, str(w.bits), f"{w.sparsity:.1%}", f"{w.unique:,}", per_channel
-        )
-    console.print(table)
+        dims = "x".join(map(str, w.shape)) or "scalar"
+        _add(table, _short(w.name, 60 if wide else 28), dims, w.dtype, f"{w.sparsity:.1%}", f"{w.unique:,}", per_channel)
+    _print_table(console, title, table)
     for note in info.notes:
         say("note", note)
 
@@ -117,85 +108,81 @@ def show_artifact(artifact: Artifact, model: Path) -> None:
     from edgewright.converters.model_info import deflated_bytes, raw_bytes
 
     console = _console()
-    table = _table(None, [("file", "left"), ("format", "left"), ("bytes", "right"), ("deflated", "right"), ("sha256", "left")])
-    table.add_row(str(model), "", f"{raw_bytes(model):,}", f"{deflated_bytes(model):,}", "")
-    table.add_row(
-        str(artifact.path),
-        artifact.format,
-        f"{raw_bytes(artifact.path):,}",
-        f"{deflated_bytes(artifact.path):,}",
-        artifact.sha256[:12],
-    )
-    console.print(table)
-    console.print(_specs_table("inputs", artifact.inputs))
-    console.print(_specs_table("outputs", artifact.outputs))
+    table = _table([("file", "left"), ("format", "left"), *_rights("bytes", "deflated")])
+    room = max(20, console.width - 36)
+    for path, format in ((model, ""), (artifact.path, artifact.format)):
+        _add(table, _folded(str(path), room), format, f"{raw_bytes(path):,}", f"{deflated_bytes(path):,}")
+    _print_table(console, None, table)
+    _print_specs(console, "inputs", artifact.inputs)
+    _print_specs(console, "outputs", artifact.outputs)
 
 
 def print_report(report: Report) -> None:
     """A verification report: one row per output."""
     console = _console()
-    sides = report.model
+    facts = {}
     for key in ("candidate", "reference"):
-        by = sides[key]["computed_by"]
+        side = report.model[key]
+        by = side["computed_by"]
         execution = by.get("execution")
         how = f"{by['engine']}, {execution['precision']} ({execution['device']})" if execution else by["engine"]
-        console.print(f"{key:<10} {sides[key]['path']}  [dim]{how}[/dim]")
-    console.print(f"{'samples':<10} {report.settings['samples']}")
+        facts[key] = f"{side['path']}\n{how}"
+    _print_facts(console, {**facts, "samples": str(report.settings["samples"])})
     names = list(dict.fromkeys(m.name for m in report.metrics))
-    table = _table(None, [("output", "left"), *((name.replace("_", " "), "right") for name in names)])
+    table = _table([("output", "left"), *_rights(*(_TITLES.get(name, name.replace("_", " ")) for name in names))])
     for subject in dict.fromkeys(m.subject for m in report.metrics):
         found = {m.name: m for m in report.metrics if m.subject == subject}
-        table.add_row(subject, *(_figure(found[name]) for name in names))
-    console.print(table)
+        _add(table, _folded(subject, 24), *(_figure(found[name]) for name in names))
+    _print_table(console, None, table)
     for why in dict.fromkeys(m.why_absent for m in report.metrics if m.why_absent):
-        console.print(f"[dim]-: {why}[/dim]")
+        console.print(f"-: {why}", style="dim")
     for warning in report.warnings:
         say("warning", warning)
     if report.settings["passed"]:
-        console.print("[green]all limits are kept[/green]")
+        console.print("all limits are kept", style="green")
+
+
+_TITLES = {"max_abs_error": "max error", "mean_abs_error": "mean error", "sqnr": "SQNR", "top1_agreement": "same class"}
+"""Column titles; JSON has the metrics' own names."""
 
 
 def print_demo(rows: Sequence[DemoRow], out: Path, notes: Sequence[str]) -> None:
-    """The demo's table: accuracy beside size."""
+    """The demo's table, accuracy beside size; two tables where the terminal is too narrow for one."""
     console = _console()
-    table = _table(
-        f"{rows[0].samples:,} windows of subjects 8-10, who were never trained on",
-        [
-            ("file", "left"),
-            ("computed in", "left"),
-            ("bytes", "right"),
-            ("deflated", "right"),
-            ("x smaller", "right"),
-            ("SQNR", "right"),
-            ("same class", "right"),
-            ("accuracy", "right"),
-            ("95 % interval", "right"),
-            ("change", "right"),
-        ],
-    )
     float_size = next(row.raw_bytes for row in rows if row.precision == "float32" and row.target != "keras")
+    sizes = [("computed in", "left"), *_rights("bytes", "deflated", "x smaller")]
+    quality = _rights("SQNR", "same class", "accuracy", "95 % interval", "change")
+    wide = console.width >= 120
+    tables = (
+        [_table([("file", "left"), *sizes, *quality])] if wide else [_table([("file", "left"), *c]) for c in (sizes, quality)]
+    )
     for row in rows:
-        change = (row.accuracy - rows[0].accuracy) * 100
-        table.add_row(
-            row.name,
+        size = (
             row.computed_in,
             f"{row.raw_bytes:,}",
             f"{row.deflated_bytes:,}",
             f"{float_size / row.raw_bytes:.1f}" if row.target != "keras" else "-",
+        )
+        figures = (
             "-" if row.sqnr_db is None else f"{row.sqnr_db:.1f} dB",
             "-" if row.agreement is None else f"{row.agreement:.1%}",
             f"{row.accuracy:.2%}",
             f"{row.low:.1%} - {row.high:.1%}",
-            "-" if row is rows[0] else f"{change:+.2f} points",
+            "-" if row is rows[0] else f"{(row.accuracy - rows[0].accuracy) * 100:+.2f}",
         )
-    console.print(table)
+        for table, cells in zip(tables, [size + figures] if wide else [size, figures], strict=True):
+            _add(table, row.name, *cells)
+    title = f"{rows[0].samples:,} windows of subjects 8-10, who were never trained on"
+    for table, heading in zip(tables, (title, None), strict=False):
+        _print_table(console, heading, table)
     console.print(
-        "SQNR and same class: against the Keras model on the first 100 windows. x smaller: than the float32 .tflite.\n"
+        "SQNR and same class: against the Keras model on the first 100 windows. x smaller: than the float32 .tflite. "
+        "Change: of the accuracy, in points.\n"
         "The interval takes windows as independent; three people are few, so expect more spread between persons."
     )
     for note in notes:
         say("note", note)
-    console.print(f"The files are in {out}. Look into one: edgewright inspect {out / rows[3].name}")
+    console.print(_plain(f"The files are in {out}. Look into one: edgewright inspect {out / rows[3].name}"), soft_wrap=True)
 
 
 def _figure(metric: Metric) -> str:
@@ -206,32 +193,79 @@ def _figure(metric: Metric) -> str:
     return f"{metric.value:.1f} {metric.unit}" if metric.unit else f"{metric.value:.6g}"
 
 
-def _specs_table(title: str, specs: Sequence[TensorSpec]) -> Any:
-    table = _table(title, [("name", "left"), ("shape", "left"), ("dtype", "left"), ("scale", "right"), ("zero point", "right")])
+def _print_facts(console: Any, facts: Mapping[str, str]) -> None:
+    """Names and values in two columns."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        _add(table, name, value)
+    console.print(table)
+    console.print()
+
+
+def _print_specs(console: Any, title: str, specs: Sequence[TensorSpec]) -> None:
+    table = _table([("name", "left"), ("shape", "left"), ("dtype", "left"), *_rights("scale", "zero point")])
     for spec in specs:
-        dims = " x ".join("?" if size is None else str(size) for size in spec.shape)
+        dims = "x".join("?" if size is None else str(size) for size in spec.shape) or "scalar"
         scale = "-" if spec.scale is None else f"{spec.scale:.8g}"
-        table.add_row(spec.name, dims, spec.dtype, scale, "-" if spec.zero_point is None else str(spec.zero_point))
-    return table
+        zero = "-" if spec.zero_point is None else str(spec.zero_point)
+        _add(table, _folded(spec.name, max(20, console.width - 50)), dims, spec.dtype, scale, zero)
+    _print_table(console, title, table)
 
 
-def _table(title: str | None, columns: Sequence[tuple[str, str]], *, header: bool = True) -> Any:
+def _print_table(console: Any, title: str | None, table: Any) -> None:
+    if title:
+        console.print(title, style="bold")
+    console.print(table)
+    console.print()
+
+
+def _table(columns: Sequence[tuple[str, str]]) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=header, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name, side in columns:
         table.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     return table
+
+
+def _rights(*names: str) -> list[tuple[str, str]]:
+    """Columns of figures."""
+    return [(name, "right") for name in names]
+
+
+def _add(table: Any, *cells: str) -> None:
+    """A row of plain text."""
+    table.add_row(*(_plain(cell) for cell in cells))
 
 
 def _console() -> Any:
     """Standard output; as wide as the terminal, or wide enough for every table when it goes to a file."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    # Names come from files: "[x]" and ":x:" in them are no markup.
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _short(name: str, limit: int = 60) -> str:
+def _plain(text: str) -> str:
+    """Text without control characters, which a model file could send to the terminal in a name."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
+def _short(name: str, limit: int) -> str:
     first = name.partition(";")[0]
     return first if len(first) <= limit else "..." + first[-limit + 3 :]
+
+
+def _folded(name: str, room: int) -> str:
+    """A long name or path in lines of at most `room` characters, broken behind a "/" where there is one."""
+    lines = []
+    while len(name) > room:
+        cut = name.rfind("/", 1, room) + 1 or room
+        lines.append(name[:cut])
+        name = name[cut:]
+    return "\n".join([*lines, name])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ import numpy as np
 from edgewright.artifact import Artifact, TensorSpec, file_sha256
 from edgewright.benchmarks.fidelity import compare_outputs
 from edgewright.converters.readers import find_reader
-from edgewright.errors import ShapeError, VerificationError
+from edgewright.errors import ShapeError, UsageError, VerificationError
 from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, silent
 from edgewright.preprocess import Preprocess
 from edgewright.report import Metric, Report
 from edgewright.samples import Samples, SamplesSpec
-from edgewright.worker import Limits, run
+from edgewright.worker import Limits, Worker, run
 
 __all__ = ["ModelOutputs", "check", "outputs_of", "require", "verify"]
 
 VERIFY_SAMPLES = 100
 """How many samples verification uses."""
+
+RANDOM_SAMPLES = 16
+"""How many random inputs it makes where there are no samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,11 @@ def verify(
 
     Raises:
         ShapeError: the models have other inputs or outputs.
+        UsageError: a limit is NaN.
         EdgewrightError: a model cannot be opened or run.
     """
+    if any(limit is not None and math.isnan(limit) for limit in (min_sqnr_db, min_agreement)):
+        raise UsageError("a limit is NaN, which nothing can keep", hint="give a number, for example 30 dB or 0.99")
     report = progress or silent
     paths = Path(candidate), Path(against)
     for path in paths:
@@ -91,7 +98,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         work = Path(folder)
         spec, warnings = _verification_samples(samples, paths[0], trust, limits, work)
-        sides = _both(paths, spec, engine, {"trust": trust, "limits": limits, "exact": exact}, report)
+        sides = _both(paths, spec, engine, exact, trust, limits, report)
     pairs, matched = _pair_outputs(*sides)
     metrics = [m for name, r, c in pairs for m in compare_outputs(name, r, c, random_data=samples is None)]
     passed, reasons = check(metrics, min_sqnr_db, min_agreement)
@@ -104,7 +111,7 @@ def verify(
         "verify",
         {"candidate": _identity(sides[0]), "reference": _identity(sides[1])},
         {
-            "samples": sides[0].how.get("samples", ""),
+            "samples": f"{RANDOM_SAMPLES} random inputs" if samples is None else sides[0].how.get("samples", ""),
             "random_data": samples is None,
             "exact": exact,
             "min_sqnr_db": min_sqnr_db,
@@ -184,7 +191,7 @@ def _verification_samples(
     return samples.spec(inputs, work).pick(VERIFY_SAMPLES, None), []
 
 
-def _random(inputs: tuple[TensorSpec, ...], count: int = 16) -> dict[str, np.ndarray[Any, Any]]:
+def _random(inputs: tuple[TensorSpec, ...], count: int = RANDOM_SAMPLES) -> dict[str, np.ndarray[Any, Any]]:
     """Seeded random inputs: normal values for real ones, 0 and 1 for integer ones (valid for most embeddings)."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -207,7 +214,13 @@ def _specs_of(path: Path, trust: Trust, limits: Limits) -> tuple[TensorSpec, ...
 
 
 def _both(
-    paths: tuple[Path, Path], spec: SamplesSpec, engine: str | None, options: Mapping[str, Any], progress: Progress
+    paths: tuple[Path, Path],
+    spec: SamplesSpec,
+    engine: str | None,
+    exact: bool,
+    trust: Trust,
+    limits: Limits,
+    progress: Progress,
 ) -> tuple[ModelOutputs, ModelOutputs]:
     """Outputs of both models, computed at the same time in two children; `engine` is the candidate's."""
     shares = [0.0, 0.0]
@@ -219,10 +232,15 @@ def _both(
 
         return update
 
-    with ThreadPoolExecutor(2) as pool:
-        candidate = pool.submit(outputs_of, paths[0], spec, engine=engine, progress=follow(0), **options)
-        reference = pool.submit(outputs_of, paths[1], spec, progress=follow(1), **options)
-        return candidate.result(), reference.result()
+    # The children are closed before the pool waits for its threads: a failure or Ctrl-C on one side ends the other's work.
+    with ThreadPoolExecutor(2) as pool, Worker(limits) as first, Worker(limits) as second:
+        jobs = (
+            pool.submit(_outputs_in, first, paths[0], spec, engine, exact, trust, follow(0)),
+            pool.submit(_outputs_in, second, paths[1], spec, None, exact, trust, follow(1)),
+        )
+        for job in as_completed(jobs):
+            job.result()
+        return jobs[0].result(), jobs[1].result()
 
 
 def outputs_of(
@@ -249,6 +267,14 @@ def outputs_of(
     Raises:
         EdgewrightError: the model cannot be opened or run, or the samples do not fit it.
     """
+    with Worker(limits) as child:
+        return _outputs_in(child, path, spec, engine, exact, trust, progress)
+
+
+def _outputs_in(
+    child: Worker, path: Path, spec: SamplesSpec, engine: str | None, exact: bool, trust: Trust, progress: Progress
+) -> ModelOutputs:
+    """`outputs_of` in a child that runs already."""
     format = find_reader(path)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         out = Path(folder) / "outputs.npz"
@@ -259,7 +285,7 @@ def outputs_of(
         else:
             job = "edgewright.benchmarks.outputs:engine_outputs"
             common |= {"engine": engine, "exact": exact, "threads": os.cpu_count() or 1}
-        how = run(job, what=f"running {path.name}", limits=limits, on_progress=progress, **common)
+        how = child.call(job, what=f"running {path.name}", on_progress=progress, **common)
         with np.load(out, allow_pickle=False) as stored:
             arrays = tuple(stored[str(i)] for i in range(len(how["outputs"])))
     specs = [tuple(TensorSpec.from_json(s) for s in how[key]) for key in ("inputs", "outputs")]

@@ -75,8 +75,10 @@ class Worker:
         self._next = 0
         self._end: WorkerError | None = None
         self._log = tempfile.TemporaryFile()
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgewright-child-", ignore_cleanup_errors=True)
         verbose = log.isEnabledFor(logging.DEBUG)
-        environment = {**os.environ, **ENVIRONMENT, **({"TF_CPP_MIN_LOG_LEVEL": "0"} if verbose else {})}
+        environment = {**os.environ, **ENVIRONMENT, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._scratch.name)}
+        environment["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else ENVIRONMENT["TF_CPP_MIN_LOG_LEVEL"]
         lifeline, self._lifeline = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from edgewright.worker import serve; serve({lifeline})"],
@@ -114,7 +116,7 @@ class Worker:
         return self.submit(function, what=what, on_progress=on_progress, **arguments).result()
 
     def close(self) -> None:
-        """End the child and everything that it started."""
+        """End the child and everything that it started, and remove its temporary files."""
         self._stop(WorkerError("the child process is closed"))
         self._listener.join(timeout=5)
         if self._lifeline >= 0:
@@ -126,6 +128,7 @@ class Worker:
                     stream.close()
                 except OSError:
                     log.debug("closing a pipe of a dead child failed")
+        self._scratch.cleanup()
 
     def __enter__(self) -> Worker:
         return self

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -77,6 +78,14 @@ def allocates(mebibytes, seconds):
         held[at] = 1
     time.sleep(seconds)
     return len(held)
+
+
+def leaves_files():
+    descriptor, name = tempfile.mkstemp()
+    os.close(descriptor)
+    Path(tempfile.mkdtemp(), "inner").write_text("x")
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return name
 
 
 def not_json():

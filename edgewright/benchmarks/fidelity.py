@@ -22,19 +22,25 @@ def sqnr_db(reference: Array, candidate: Array) -> float:
     candidate is not.
     """
     r, c = reference.astype(np.float64), candidate.astype(np.float64)
-    noise, signal = float(np.sum((r - c) ** 2)), float(np.sum(r**2))
+    noise, signal = _length(r - c), _length(r)
     if noise == 0.0:
         return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+    return 20.0 * (math.log10(signal) - math.log10(noise)) if signal > 0.0 else -math.inf
 
 
 def cosine(reference: Array, candidate: Array) -> float:
     """Cosine of the angle between all values of two arrays; 1.0 if both are all zero, 0.0 if one is."""
     r, c = reference.astype(np.float64).ravel(), candidate.astype(np.float64).ravel()
-    lengths = float(np.linalg.norm(r) * np.linalg.norm(c))
-    if lengths == 0.0:
+    if not (r.any() and c.any()):
         return float(not r.any() and not c.any())
-    return float(np.clip(np.dot(r, c) / lengths, -1.0, 1.0))
+    r, c = r / np.abs(r).max(), c / np.abs(c).max()
+    return float(np.clip(np.dot(r, c) / (np.linalg.norm(r) * np.linalg.norm(c)), -1.0, 1.0))
+
+
+def _length(values: Array) -> float:
+    """Euclidean length, of values whose squares may be too large or too small for float64."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return largest * float(np.linalg.norm((values / largest).ravel())) if largest > 0.0 else 0.0
 
 
 def top1_agreement(reference: Array, candidate: Array) -> float:

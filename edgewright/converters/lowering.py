@@ -9,11 +9,14 @@ from typing import Any
 
 from edgewright.artifact import TensorSpec
 from edgewright.converters.tflite_file import layer_of, set_signature
-from edgewright.errors import ConversionError, UnsupportedError, WorkerMemoryError, needs
+from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError, WorkerMemoryError, needs
 
 __all__ = ["lower_function"]
 
-CODE_OPS = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles"})
+CODE_OPS = frozenset(
+    {"PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles", "ImmutableConst", "DecodeProtoV2"}
+    | {f"{kind}Reader{version}" for kind in ("WholeFile", "TextLine", "TFRecord", "FixedLengthRecord") for version in ("", "V2")}
+)
 """Graph ops that run Python code or touch files."""
 
 
@@ -25,6 +28,7 @@ def lower_function(
     *,
     batch: int | None,
     select_tf: bool,
+    layers: Sequence[str] = (),
 ) -> None:
     """Trace a function and write it as a float32 TFLite file with one signature.
 
@@ -35,6 +39,7 @@ def lower_function(
         out: the file to write.
         batch: fixed batch size, None keeps it free.
         select_tf: allow ops that need the Flex delegate.
+        layers: names of the model's layers, if it has any, for messages.
 
     Raises:
         UnsupportedError: an op or a shape cannot be expressed in TFLite; op and layer are named.
@@ -44,9 +49,18 @@ def lower_function(
         import tensorflow as tf
     specs = [tf.TensorSpec(_fixed(spec, batch), spec.dtype, name=f"input_{index}") for index, spec in enumerate(inputs)]
     traced = tf.function(lambda *tensors: [tf.identity(t) for t in call(*tensors)], autograph=False, jit_compile=False)
-    concrete = traced.get_concrete_function(*specs)
-    frozen = _freeze(concrete)
+    try:
+        frozen = _freeze(traced.get_concrete_function(*specs))
+    except (EdgewrightError, MemoryError):
+        raise
+    except Exception as error:  # layers raise what they like
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        raise ConversionError(
+            f"TensorFlow cannot trace the model with inputs {', '.join(map(str, specs))}: {type(error).__name__}: {first[:300]}",
+            hint="check that the model can be called on data of these shapes",
+        ) from error
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    converter._experimental_default_to_single_batch_in_tensor_list_ops = batch == 1  # loops of SavedModels forget the batch
     if select_tf:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     try:
@@ -54,7 +68,7 @@ def lower_function(
     except MemoryError as error:
         raise WorkerMemoryError("TensorFlow's converter ran out of memory", hint="use a machine with more memory") from error
     except Exception as error:  # the converter raises its own private types, and plain ones
-        raise _explain(str(error), frozen) from error
+        raise _explain(str(error), frozen, layers, select_tf) from error
     out.write_bytes(set_signature(bytes(data), [spec.name for spec in inputs], list(output_names), None))
 
 
@@ -77,7 +91,7 @@ def _freeze(concrete: Any) -> Any:
     return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
 
 
-def _explain(message: str, frozen: Any) -> UnsupportedError | ConversionError:
+def _explain(message: str, frozen: Any, layers: Sequence[str], select_tf: bool) -> UnsupportedError | ConversionError:
     """Name the ops that TFLite lacks and the layers they stand in, from the converter's message and the graph."""
     missing = set(re.findall(r"\btf\.(\w+)\((?:tensor|\)|.*->)", message)) | set(re.findall(r"error: '?tf\.(\w+)' op", message))
     for listing in re.findall(r"(?:TF Select ops|Flex ops|Custom ops|TF Custom ops): ([\w, ]+)", message):
@@ -86,16 +100,24 @@ def _explain(message: str, frozen: Any) -> UnsupportedError | ConversionError:
         first = next((line.strip() for line in message.splitlines() if "error:" in line), message.strip().splitlines()[0])
         return ConversionError(f"TensorFlow's converter failed: {first[:300]}", hint="run again with -v to see its log")
     places = [
-        f"{op} in layer {', '.join(repr(layer) for layer in _layers(op, frozen)[:3]) or 'unknown'}" for op in sorted(missing)
+        f"{op} in layer {', '.join(repr(layer) for layer in _layers(op, frozen, layers)[:3]) or 'unknown'}"
+        for op in sorted(missing)
     ]
+    if select_tf:
+        return UnsupportedError(f"neither TFLite nor its Flex delegate can express {'; '.join(places)}", hint="replace the layer")
     return UnsupportedError(
         f"TFLite cannot express {'; '.join(places)}",
         hint="replace the layer, or allow TensorFlow's own ops with --select-tf (the device then needs the Flex delegate)",
     )
 
 
-def _layers(op: str, frozen: Any) -> list[str]:
+def _layers(op: str, frozen: Any, known: Sequence[str]) -> list[str]:
     """Layers of the graph (and of its functions' bodies) in which ops of a type stand, in graph order."""
     graph = frozen.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return list(dict.fromkeys(layer_of(node.name) or node.name for node in nodes if node.op == op))
+    return list(dict.fromkeys(_place(node.name, known) for node in nodes if node.op == op))
+
+
+def _place(node: str, known: Sequence[str]) -> str:
+    """A node's layer, or its whole name where there is no scope but the model's."""
+    return (layer_of(node, known) if node.count("/") > 1 else "") or node

@@ -204,6 +204,10 @@ def corrupt(path: Path, why: str) -> ModelError:
     )
 
 
+_PLACES = ("Exception from ", "Check '", "While validating ")
+"""How lines begin with which OpenVINO says where in its source it failed, before it says why."""
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever a parser raises on a damaged file into one `ModelError`; Edgewright's own errors pass.
@@ -216,6 +220,6 @@ def reading(path: Path) -> Iterator[None]:
     except EdgewrightError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines()
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_PLACES)]
         detail = f": {lines[0][:300]}" if lines else ""
         raise corrupt(path, f"{type(error).__name__}{detail}") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ import numpy as np
 from edgewright.artifact import TensorSpec
 from edgewright.converters.readers import READERS
 from edgewright.converters.tflite_file import float_ops, set_signature
-from edgewright.converters.tflite_rewrite import float16_weights, rewrite, settle_unused_outputs, use_integer_forms
+from edgewright.converters.tflite_parse import parse
+from edgewright.converters.tflite_rewrite import (
+    float16_weights,
+    integer_io,
+    rewrite,
+    settle_unused_outputs,
+    use_integer_forms,
+)
 from edgewright.errors import ConversionError, SamplesError, UnsupportedError, needs
 from edgewright.samples import Samples, SamplesSpec, open_samples
 from edgewright.worker import progress
 
-__all__ = ["calibrate", "open_calibration", "quantize_tflite", "warm_up"]
+__all__ = ["Calibration", "calibrate", "open_calibration", "quantize_tflite", "specs_digest", "warm_up"]
 
 Ranges = dict[str, dict[str, np.ndarray[Any, Any]]]
 
@@ -83,10 +90,9 @@ def quantize_tflite(
         bits = 8 if precision == "int8" else 16
         _refuse_loops(reader.info().ops, precision)
         data = rewrite(data, lambda schema, tree: use_integer_forms(schema, tree, bits=bits))
-        data = _static(data, opened, bits=bits, native_io=io in {"int8", "int16"}, min_runtime=min_runtime)
-        if io == "uint8":
-            data = _unsigned_io(data, *names)
-    Path(out).write_bytes(set_signature(data, *names, metadata=_compact(metadata)))
+        data = _static(data, Calibration(opened, inputs), bits=bits, io=io, min_runtime=min_runtime)
+    described = {**metadata, "specs": specs_digest(inputs, outputs)}
+    Path(out).write_bytes(set_signature(data, *names, metadata=_compact(described)))
     left = float_ops(Path(out), list(layers)) if precision in {"int8", "int16x8"} else []
     written = READERS.get("tflite")(Path(out)).specs()
     return {
@@ -130,7 +136,7 @@ def _dynamic(data: bytes, min_runtime: str | None) -> bytes:
         raise _failed(error) from error
 
 
-def _static(data: bytes, samples: Samples, *, bits: int, native_io: bool, min_runtime: str | None) -> bytes:
+def _static(data: bytes, samples: Calibration, *, bits: int, io: str, min_runtime: str | None) -> bytes:
     with needs("convert"):
         from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
     names = qtyping.TFLOperationName
@@ -138,20 +144,43 @@ def _static(data: bytes, samples: Samples, *, bits: int, native_io: bool, min_ru
     tool.add_static_config(".*", names.ALL_SUPPORTED, bits, 8)
     if min_runtime:
         tool.add_static_config(".*", names.FULLY_CONNECTED, bits, 8, qtyping.QuantGranularity.TENSORWISE)
-    if not native_io:
+    if io == "float32":
         for border in (names.INPUT, names.OUTPUT):
             tool.update_quantization_recipe(".*", border, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)
     try:
         ranges = calibrate(data, samples, tool.get_quantization_recipe())
         if bits == 16:
             ranges = {name: _wide_enough(found) for name, found in ranges.items()}
-        result = bytes(tool.quantize(ranges).quantized_model)
+        result = rewrite(bytes(tool.quantize(ranges).quantized_model), settle_unused_outputs)
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         raise _failed(error) from error
-    return rewrite(result, settle_unused_outputs)
+    if io == "float32":
+        return result
+    limits = _border_ranges(data, ranges, samples)
+    return rewrite(result, lambda schema, tree: integer_io(schema, tree, io, limits))
 
 
-def calibrate(data: bytes, samples: Samples, recipe: Any) -> Ranges:
+def _border_ranges(data: bytes, ranges: Ranges, samples: Calibration) -> list[tuple[float, float] | None]:
+    """Smallest and largest value of every input, then of every output; None for those that are no floating ones."""
+    file = parse(Path("model.tflite"), data)
+    graph = file.graphs[file.signatures[0].graph]
+    fed = samples.ranges()
+    result: list[tuple[float, float] | None] = []
+    for index in (*graph.inputs, *graph.outputs):
+        tensor = graph.tensors[index]
+        if not tensor.is_float:
+            result.append(None)
+        elif tensor.name in ranges:
+            result.append((float(np.min(ranges[tensor.name]["min"])), float(np.max(ranges[tensor.name]["max"]))))
+        elif file.constant(tensor):
+            values = file.values(tensor)
+            result.append((float(values.min()), float(values.max())))
+        else:
+            result.append(fed.get(tensor.name, (0.0, 0.0)))
+    return result
+
+
+def calibrate(data: bytes, samples: Calibration, recipe: Any) -> Ranges:
     """Smallest and largest value of every tensor over all samples.
 
     The whole range counts: the quantizer's own moving average of per-sample ranges clips small tensors hard (a
@@ -159,7 +188,7 @@ def calibrate(data: bytes, samples: Samples, recipe: Any) -> Ranges:
 
     Args:
         data: float32 .tflite content with one signature.
-        samples: re-iterable {input: array} with a batch axis of 1.
+        samples: what to run it with.
         recipe: the quantizer's recipe.
     """
     from ai_edge_quantizer import calibrator, recipe_manager
@@ -173,42 +202,59 @@ def calibrate(data: bytes, samples: Samples, recipe: Any) -> Ranges:
         mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
         qsv_update_func=qsv_utils.min_max_update,
     )
-    collector.calibrate({"serving_default": _Reported(samples)}, manager)
+    collector.calibrate({"serving_default": samples}, manager)
     return dict(collector.get_model_qsvs())
 
 
-class _Reported:
-    """Samples that report progress as they are used."""
+class Calibration:
+    """Samples in batches of the size that the model has, re-iterable and sized; reports progress as they are used.
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    The last batch is filled up with its own last sample, which changes no range.
+
+    Args:
+        samples: for the model's inputs.
+        inputs: the model's inputs; a free batch size counts as 1.
+        share: share of the whole progress that one pass over the samples is worth.
+    """
+
+    def __init__(self, samples: Samples, inputs: Sequence[TensorSpec], share: float = 0.5) -> None:
+        sizes = {spec.shape[0] or 1 for spec in inputs if spec.shape}
+        self.batch = sizes.pop() if len(sizes) == 1 else 1
+        self.samples, self.share, self.passes = samples, share, 0
+        self._seen: dict[str, tuple[float, float]] = {}
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return -(-len(self.samples) // self.batch)
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        count = len(self.samples)
-        for index, sample in enumerate(self.samples):
-            progress(index / count, f"calibrating, sample {index + 1} of {count}")
-            yield sample
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        done, count, start = 0, len(self.samples), self.share * self.passes
+        self.passes += 1
+        for feeds in self.samples.batches(self.batch):
+            size = len(next(iter(feeds.values())))
+            progress(min(1.0, start + self.share * done / count), f"calibrating, sample {done + 1} of {count}")
+            done += size
+            filled = {k: np.concatenate([v, *[v[-1:]] * (self.batch - size)]) for k, v in feeds.items()}
+            for name, values in feeds.items():
+                low, high = self._seen.get(name, (np.inf, -np.inf))
+                self._seen[name] = min(low, float(np.min(values))), max(high, float(np.max(values)))
+            yield filled
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of every input over all samples; reads them once if nobody has."""
+        if not self._seen:
+            for _ in self:
+                pass
+        return dict(self._seen)
 
 
 def _wide_enough(found: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     return {**found, "min": np.minimum(found["min"], -MIN_RANGE), "max": np.maximum(found["max"], MIN_RANGE)}
 
 
-def _unsigned_io(data: bytes, inputs: list[str], outputs: list[str]) -> bytes:
-    """Turn float32 inputs and outputs into uint8 ones."""
-    with needs("convert"):
-        from ai_edge_litert import _pywrap_modify_model_interface as interface
-        from ai_edge_litert.schema_py_generated import TensorType
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "float.tflite", Path(folder) / "uint8.tflite"
-        before.write_bytes(data)
-        status = interface.modify_model_interface(str(before), str(after), TensorType.UINT8, TensorType.UINT8)
-        if status != 0 or not after.is_file():
-            raise ConversionError("inputs and outputs cannot be made uint8", hint="use --io int8 or float32")
-        return after.read_bytes()
+def specs_digest(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    """Digest of names, order and shapes of inputs and outputs, which are the same in every format of a model."""
+    plain = [[[spec.name, list(spec.shape)] for spec in specs] for specs in (inputs, outputs)]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
 
 def _compact(metadata: Mapping[str, Any]) -> bytes:

@@ -160,8 +160,14 @@ def _op_names() -> dict[int, str]:
     return {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
-def op_name(builtin: int, deprecated: int, custom: str | None) -> str:
+def op_name(builtin: int, deprecated: int, custom: str | None, path: Path | None = None) -> str:
     """An operator's name from its OperatorCode: old files have the code in `deprecated_builtin_code`, a signed byte.
+
+    Args:
+        builtin: the code.
+        deprecated: the code of old files.
+        custom: the custom operator's name.
+        path: the file, for the message.
 
     Raises:
         ModelError: the schema has no operator of this number.
@@ -169,7 +175,8 @@ def op_name(builtin: int, deprecated: int, custom: str | None) -> str:
     name = _op_names().get(max(builtin, deprecated))
     if name is None:
         raise ModelError(
-            f"operator code {max(builtin, deprecated)} is not in the LiteRT schema that is installed",
+            f"operator code {max(builtin, deprecated)}{f' in {path}' if path else ''} "
+            "is not in the LiteRT schema that is installed",
             hint="the file is corrupt, or newer than the installed ai-edge-litert",
         )
     return (custom or "CUSTOM") if name == "CUSTOM" else name
@@ -225,7 +232,7 @@ class _Parser:
         self.check(model.Version() == 3, f"schema version {model.Version()}, expected 3")
         buffers = tuple(self.buffer(b) for b in self.each(model.BuffersLength(), model.Buffers))
         codes = [
-            (op_name(c.BuiltinCode(), c.DeprecatedBuiltinCode(), _text(c.CustomCode())), bool(c.CustomCode()))
+            (op_name(c.BuiltinCode(), c.DeprecatedBuiltinCode(), _text(c.CustomCode()), self.path), bool(c.CustomCode()))
             for c in self.each(model.OperatorCodesLength(), model.OperatorCodes)
         ]
         count = model.SubgraphsLength()

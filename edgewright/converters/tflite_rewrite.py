@@ -1,20 +1,22 @@
-"""Rewrites of a TFLite graph that keep what it computes: float16 weights, integer forms of ops, loose ends."""
+"""Rewrites of a TFLite graph that keep what it computes: float16 weights, integer forms of ops, borders, loose ends."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgewright.errors import needs
 
-__all__ = ["float16_weights", "rewrite", "settle_unused_outputs", "use_integer_forms"]
+__all__ = ["affine", "float16_weights", "integer_io", "rewrite", "settle_unused_outputs", "use_integer_forms"]
+
+_LEVELS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32767, 32767)}
 
 
 def rewrite(data: bytes, change: Callable[[Any, Any], None]) -> bytes:
-    """Apply a change to a file's object tree and pack it again.
+    """Apply a change to a file's object tree and pack it again, all buffers within the FlatBuffer.
 
     Args:
         data: content of a .tflite file.
@@ -24,6 +26,10 @@ def rewrite(data: bytes, change: Callable[[Any, Any], None]) -> bytes:
         import flatbuffers
         from ai_edge_litert import schema_py_generated as schema
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    for buffer in tree.buffers:
+        if buffer.offset > 1:  # the quantizer lets weights stand behind the FlatBuffer, whose size is about to change
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     change(schema, tree)
     builder = flatbuffers.Builder(len(data) + (1 << 16))
     builder.Finish(tree.Pack(builder), b"TFL3")
@@ -33,10 +39,11 @@ def rewrite(data: bytes, change: Callable[[Any, Any], None]) -> bytes:
 def float16_weights(schema: Any, tree: Any) -> None:
     """Store every float32 constant as float16 and let a DEQUANTIZE op restore it (how TFLite stores float16 models).
 
-    Constants that float16 cannot hold (beyond 65,504) and single values stay float32.
+    Constants that float16 cannot hold (beyond 65,504), single values and constants that are results stay float32.
     """
     kinds = schema.TensorType
-    halves: dict[int, bool] = {}
+    # Tensors may share a buffer, across graphs too: it is halved for all of them or for none.
+    halves = {graph.tensors[int(i)].buffer: False for graph in tree.subgraphs for i in graph.outputs}
     for graph in tree.subgraphs:
         used = {int(i) for op in graph.operators for i in op.inputs}
         outputs = {int(i) for i in graph.outputs}
@@ -79,8 +86,7 @@ def use_integer_forms(schema: Any, tree: Any, *, bits: int) -> None:
     for graph in tree.subgraphs:
         result = []
         for op in graph.operators:
-            code = tree.operatorCodes[op.opcodeIndex]
-            kind = max(code.builtinCode, code.deprecatedBuiltinCode)
+            kind = _kind(tree, op)
             floating = graph.tensors[op.outputs[0]].type == schema.TensorType.FLOAT32 if len(op.outputs) else False
             if kind == ops.NEG and floating:
                 result.append(_multiply(schema, tree, [op.inputs[0], _minus_one(schema, tree, graph)], list(op.outputs)))
@@ -109,6 +115,78 @@ def settle_unused_outputs(schema: Any, tree: Any) -> None:
                 tensor = graph.tensors[index]
                 if quantized and int(index) not in read and tensor.type == schema.TensorType.FLOAT32:
                     tensor.type, tensor.quantization = quantized[0].type, copy.deepcopy(quantized[0].quantization)
+
+
+def affine(low: float, high: float, kind: str) -> tuple[float, int]:
+    """Scale and zero point of an integer type for the values from `low` to `high`: real = scale * (stored - zero point).
+
+    0 is always one of the values that are met exactly, as the TFLite quantization specification demands; int16 is
+    symmetric around it.
+
+    Args:
+        low: smallest value; counted as 0 if it is above.
+        high: largest value; counted as 0 if it is below.
+        kind: "int8", "uint8" or "int16".
+    """
+    least, most = _LEVELS[kind]
+    low, high = min(low, 0.0), max(high, 0.0)
+    if kind == "int16":
+        return max(-low, high, 1e-8) / most, 0
+    scale = max(high - low, 1e-8) / (most - least)
+    return scale, round(least - low / scale)
+
+
+def integer_io(schema: Any, tree: Any, kind: str, ranges: Sequence[tuple[float, float] | None]) -> None:
+    """Make every floating input and output an integer one, and int8 ones uint8 where that is asked for.
+
+    A quantizer leaves those float that only ops without an integer kernel touch, or none: a DEQUANTIZE or QUANTIZE op
+    stands between them and the graph then. uint8 is int8 with 128 added to the zero point, one QUANTIZE op away.
+
+    Args:
+        schema: the LiteRT schema module.
+        tree: the `ModelT`, its borders int8 (for uint8 too) or int16 where the quantizer made them so.
+        kind: "int8", "uint8" or "int16".
+        ranges: smallest and largest value of each input, then of each output; None where it is no floating one.
+    """
+    kinds, ops = schema.TensorType, schema.BuiltinOperator
+    graph = tree.subgraphs[tree.signatureDefs[0].subgraphIndex]
+    restored = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if _kind(tree, op) == ops.DEQUANTIZE}
+    inputs = [int(index) for index in graph.inputs]
+    outputs = [
+        source if (source := restored.get(int(i), -1)) >= 0 and graph.tensors[source].buffer == 0 else int(i)
+        for i in graph.outputs
+    ]
+    limits = dict(zip([*inputs, *outputs], ranges, strict=True))
+
+    def replacement(index: int) -> int | None:
+        """A new tensor that stands for an old one outside of the graph; None if that is right as it is."""
+        inner = graph.tensors[index]
+        if inner.type == kinds.INT8 and kind == "uint8" and inner.quantization is not None:
+            scale, zero = np.asarray(inner.quantization.scale), np.asarray(inner.quantization.zeroPoint) + 128
+        elif inner.type == kinds.FLOAT32:
+            found = affine(*(limits[index] or (0.0, 0.0)), kind)
+            scale, zero = np.array(found[:1]), np.array(found[1:])
+        else:
+            return None
+        outer = copy.copy(inner)
+        outer.type, outer.buffer, outer.name = getattr(kinds, kind.upper()), 0, _name(inner.name, "/outside")
+        outer.quantization = schema.QuantizationParametersT(
+            scale=scale.astype(np.float32), zeroPoint=zero.astype(np.int64), quantizedDimension=0
+        )
+        graph.tensors.append(outer)
+        return len(graph.tensors) - 1
+
+    def convert(source: int, target: int) -> Any:
+        restores = graph.tensors[target].type == kinds.FLOAT32
+        return _operator(schema, tree, ops.DEQUANTIZE if restores else ops.QUANTIZE, [source], [target])
+
+    outside = {index: replacement(index) for index in dict.fromkeys([*inputs, *outputs])}
+    before = [convert(new, old) for old in dict.fromkeys(inputs) if (new := outside[old]) is not None]
+    computed = [old for old in dict.fromkeys(outputs) if old not in inputs]
+    after = [convert(old, new) for old in computed if (new := outside[old]) is not None]
+    graph.operators = [*before, *graph.operators, *after]
+    for ends, old in (("inputs", inputs), ("outputs", outputs)):
+        setattr(graph, ends, np.array([index if (new := outside[index]) is None else new for index in old], np.int32))
 
 
 def _multiply(schema: Any, tree: Any, inputs: list[int], outputs: list[int]) -> Any:
@@ -141,6 +219,11 @@ def _operator(schema: Any, tree: Any, kind: int, inputs: list[int], outputs: lis
     op.opcodeIndex = codes.index(kind)
     op.inputs, op.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
     return op
+
+
+def _kind(tree: Any, op: Any) -> int:
+    code = tree.operatorCodes[op.opcodeIndex]
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 def _name(name: Any, suffix: str) -> Any:

@@ -24,7 +24,6 @@ SAFE_MODULES = (
     "layers",
     "losses",
     "metrics",
-    "models",
     "ops",
     "optimizers",
     "quantizers",
@@ -36,8 +35,10 @@ SAFE_MODULES = (
 LOADERS = frozenset({"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 """Layers of Keras that load a second model, with code, from a path or from bytes."""
 
-SAFE_TF_MODULES = frozenset({"__operators__", "bitwise", "dtypes", "image", "linalg", "math", "nn", "random", "signal", "strings"})
-CODE_FUNCTIONS = re.compile(r"function|load_|^print|custom_gradient|Module|Graph|^init_scope|call|wrap|_ops$")
+SAFE_TF_MODULES = frozenset(
+    {"__operators__", "bitwise", "dtypes", "image", "linalg", "math", "nn", "random", "signal", "strings"}
+)
+CODE_FUNCTIONS = re.compile(r"func|load_|^print|custom_gradient|Module|Graph|^init_scope|call|wrap|_ops$")
 """Functions at TensorFlow's top level that call Python, load code or write; the other ones compute."""
 
 MAX_BYTES = 32 << 30
@@ -83,8 +84,8 @@ def _code_of(node: dict[str, Any]) -> Iterator[str]:
         yield f"the function tf.{config.get('function')} in layer '{name}'"
     elif kind == "ClassMethod" and config.get("cls_symbol") not in {"RaggedTensor", "SparseTensor"}:
         yield f"a method of tf.{config.get('cls_symbol')} in layer '{name}'"
-    elif isinstance(module, str) and not _safe_module(module):
-        yield f"an object of module '{module}' ({kind})"
+    elif isinstance(module, str) and not _safe_object(module, kind, node.get("config")):
+        yield f"an object of module '{module}' ({kind if kind != 'function' else node.get('config')})"
     elif ">" in kind or (module is None and ">" in str(node.get("registered_name"))):
         yield f"a custom object '{kind if '>' in kind else node['registered_name']}'"
     elif isinstance(config.get("vocabulary"), str):
@@ -97,11 +98,18 @@ def _safe_function(symbol: str) -> bool:
     return module in SAFE_TF_MODULES or (not module and not CODE_FUNCTIONS.search(name))
 
 
-def _safe_module(module: str) -> bool:
-    if module in {"builtins", "keras", "tf_keras"}:
+def _safe_object(module: str, kind: str, config: Any) -> bool:
+    """Whether Keras would look an object up among its own layers, functions and settings, and no further."""
+    name = config if kind == "function" else kind
+    if module == "builtins":
         return True
     package, _, rest = module.partition(".")
-    return package in {"keras", "tf_keras"} and rest.removeprefix("src.").split(".")[0] in SAFE_MODULES
+    if package not in {"keras", "tf_keras"} or not isinstance(name, str) or "." in name:
+        return False
+    part = rest.removeprefix("src.").split(".")[0]
+    if part == "models":
+        return kind in {"Functional", "Model", "Sequential"}
+    return part in SAFE_MODULES if part else kind != "function"
 
 
 def archive_config(path: Path) -> tuple[Any, str]:
@@ -191,5 +199,6 @@ def _refuse_bomb(path: Path, unpacked: int, packed: int) -> None:
 
 def corrupt(path: Path, why: BaseException | str) -> ModelError:
     """The error for a file that its library could not read."""
-    first = next((line for line in str(why).splitlines() if line.strip()), type(why).__name__)
+    text = re.sub(r"\{\{.*?\}\}\s*", "", str(why))  # TensorFlow's names of its own functions
+    first = next((line for line in text.splitlines() if line.strip()), type(why).__name__)
     return model_info.corrupt(path, first[:200])

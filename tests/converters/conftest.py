@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 MAKER = Path(__file__).with_name("make_models.py")
+KERAS_MAKER = Path(__file__).with_name("keras_models.py")
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +83,34 @@ def build_tflite():
         return bytes(builder.Output())
 
     return build
+
+
+@pytest.fixture(scope="session")
+def keras_files(tmp_path_factory):
+    """Folder of Keras models and SavedModels, and of what Keras says of them; see keras_models.py."""
+    folder = tmp_path_factory.mktemp("keras")
+    done = subprocess.run([sys.executable, KERAS_MAKER, folder], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tensorflow_child(keras_files):
+    """One child process for all tests that need TensorFlow; it runs in the models' folder."""
+    from edgewright.worker import Limits, Worker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(keras_files)
+        child = Worker(Limits(timeout_s=120))
+    with child:
+        yield child
+
+
+@pytest.fixture(scope="session")
+def convert_files(tmp_path_factory):
+    """Folder of Keras models and their float32 TFLite artifacts; see convert_models.py."""
+    folder = tmp_path_factory.mktemp("convert")
+    maker = Path(__file__).with_name("convert_models.py")
+    done = subprocess.run([sys.executable, maker, folder], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder

@@ -96,15 +96,15 @@ def two():
 def dict_inputs():
     a, b = keras.Input((4,), name="speed"), keras.Input((4,), name="angle")
     x = L.Dense(4, name="on_speed")(a)
-    return keras.Model({"one": a, "another": b}, {"deep": [x, L.Subtract(name="gap")([x, b])], "flat": L.ReLU(name="r")(x)})
+    return keras.Model({"speed": a, "angle": b}, {"deep": [x, L.Subtract(name="gap")([x, b])], "flat": L.ReLU(name="r")(x)})
 
 
 def nested():
     inner_in = keras.Input((6,), name="inner_in")
     inner = keras.Model(inner_in, L.Dense(6, activation="tanh", name="inner_dense")(inner_in), name="inner")
     x = keras.Input((6,), name="x")
-    block = keras.Sequential([inner, L.LayerNormalization(name="ln")], name="block")
-    return keras.Model(x, L.Dense(2, name="head")(block(inner(x))), name="outer")
+    block = keras.Sequential([keras.Input((6,)), L.Dense(4, name="narrow"), L.LayerNormalization(name="ln")], name="block")
+    return keras.Model(x, L.Dense(2, name="head")(block(inner(inner(x)))), name="outer")
 
 
 def shared():
@@ -191,19 +191,29 @@ class Module(tf.Module):
     def serve(self, wide, narrow):
         return {"product": wide @ self.matrix, "difference": wide @ self.matrix - narrow}
 
-    @tf.function(input_signature=[tf.TensorSpec([1, 4], name="x")])
-    def python(self, x):
-        return tf.numpy_function(lambda v: v * 2, [x], tf.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec([1, 4], name="x")])
-    def writes(self, x):
-        tf.io.write_file("/tmp/edgewright-must-not-appear", "written")
-        return x * 2.0
+def python(x):
+    return tf.numpy_function(lambda v: v * 2, [x], tf.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec([1, 4], name="x")])
-    def beta(self, x):
-        with tf.name_scope("my_block"):
-            return tf.math.betainc(x, x, x)
+
+def writes(x):
+    tf.io.write_file(os.environ.get("MUST_NOT_APPEAR", "must_not_appear"), "written")
+    return x * 2.0
+
+
+def beta(x):
+    with tf.name_scope("my_block"):
+        return tf.math.betainc(x, x, x)
+
+
+def save_function(path, function=None):
+    """A module with one function as its signature, or with a variable and no function."""
+    module = tf.Module()
+    module.weight = tf.Variable([1.0])
+    signatures = None
+    if function:
+        signatures = module.call = tf.function(function, input_signature=[tf.TensorSpec([1, 4], name="x")])
+    tf.saved_model.save(module, str(path), signatures=signatures)
 
 
 def save_saved_models(folder, model):
@@ -216,19 +226,11 @@ def save_saved_models(folder, model):
     feeds = {"wide": rng.normal(size=(3, 4)).astype(np.float32), "narrow": rng.normal(size=(3, 3)).astype(np.float32)}
     found = module.serve(feeds["wide"], feeds["narrow"])
     save(folder / "module", feeds, [found["difference"], found["product"]])
-    for name, signatures in {
-        "module": module.serve,
-        "several": {"one": module.serve, "two": module.beta},
-        "python": module.python,
-        "writes": module.writes,
-        "betainc": module.beta,
-        "no_signature": None,
-    }.items():
-        target = Module() if signatures is None else module
-        if signatures is None:
-            target = tf.Module()
-            target.weight = tf.Variable([1.0])
-        tf.saved_model.save(target, str(folder / name), signatures=signatures)
+    tf.saved_model.save(module, str(folder / "module"), signatures=module.serve)
+    tf.saved_model.save(module, str(folder / "several"), signatures={"one": module.serve, "two": module.serve})
+    for function in (python, writes, beta):
+        save_function(folder / function.__name__, function)
+    save_function(folder / "no_signature")
 
 
 def save_subclassed(folder, custom):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +38,8 @@ class KerasReader:
     """A Keras model, loaded without its training configuration.
 
     Needs TensorFlow: make it in a worker. Sequential and functional models; subclassed ones when `custom` names the
-    module that registers their class and the file tells the input shape it was built with.
+    module that registers their class and the file tells the input shapes that it was built with (their inputs are
+    taken to be float32, which the file does not tell).
     """
 
     format: ClassVar[str] = "keras"
@@ -44,11 +48,12 @@ class KerasReader:
     def __init__(self, path: Path, *, trust: bool = False, custom: str | None = None) -> None:
         self.path = path
         kind = looks_like(path)
-        config = archive_config(path) if kind == "keras" else h5_config(path)
+        config, version = archive_config(path) if kind == "keras" else (h5_config(path), "")
         refuse_code(path, config, trust=trust)
         if custom:
             _import_custom(custom, trust)
-        self.model = _load(path, safe=not trust, legacy=kind == "h5")
+        releases = ("tf_keras",) if version.startswith("2.") else ("keras",) if kind == "keras" else ("keras", "tf_keras")
+        self.model = _load(path, f".{kind}", releases, safe=not trust)
 
     @staticmethod
     def sniff(path: Path) -> bool:
@@ -79,6 +84,7 @@ class KerasReader:
             out,
             batch=options.batch,
             select_tf=options.select_tf,
+            layers=self.layer_names(),
         )
 
     def recurrent_steps(self) -> dict[str, int | None]:
@@ -152,31 +158,55 @@ def _import_custom(module: str, trust: bool) -> None:
         sys.path.pop(0)
 
 
-def _load(path: Path, *, safe: bool, legacy: bool) -> Any:
+def _load(path: Path, suffix: str, releases: tuple[str, ...], *, safe: bool) -> Any:
+    """The model, by the first of Keras' releases that can load it.
+
+    Raises:
+        ModelError: none can; the message is that of the first.
+    """
     with needs("convert"):
-        import keras
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=safe)
-    except Exception as error:  # Keras raises any type on configurations it cannot build
-        if legacy:
-            return _load_keras2(path, error)
-        text = str(error)
-        if "Could not locate" in text or "Unknown layer" in text or "cannot be deserialized" in text:
-            name = text.split("'")[1] if text.count("'") > 1 else "an object"
-            raise UntrustedCodeError(
-                f"{path} uses the custom class '{name}', which Keras does not know",
-                hint="register it with @keras.saving.register_keras_serializable and pass its module: --trust --custom MODULE",
-            ) from error
-        raise corrupt(path, error) from error
+        import keras  # noqa: F401  # a missing package is not a broken model
+    first: Exception | None = None
+    with _suffixed(path, suffix) as file:
+        for release in releases:
+            options = {"safe_mode": safe} if suffix == ".keras" or release == "keras" else {}
+            try:
+                return importlib.import_module(release).models.load_model(file, compile=False, **options)
+            except MemoryError:
+                raise
+            except Exception as error:  # Keras raises any type on configurations it cannot build
+                first = first or error
+    why = first or ValueError("no release of Keras can load it")
+    if suffix == ".h5" and isinstance(why, (OSError, RuntimeError, KeyError)):  # HDF5 has no checksums of its own
+        raise corrupt(path, why) from why
+    raise _refusal(path, why, safe) from why
 
 
-def _load_keras2(path: Path, first: Exception) -> Any:
-    try:
-        with needs("convert"):
-            import tf_keras
-        return tf_keras.models.load_model(path, compile=False)
-    except Exception as error:  # as above
-        raise corrupt(path, first) from error
+@contextmanager
+def _suffixed(path: Path, suffix: str) -> Iterator[Path]:
+    """The file under a name that ends as Keras expects; it tells formats by suffix only."""
+    if path.suffix == suffix:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copy(path, Path(folder) / f"model{suffix}"))
+
+
+def _refusal(path: Path, error: Exception, safe: bool) -> ModelError:
+    """The error for a file whose parts are sound, but of which Keras makes no model."""
+    text = str(error)
+    unknown = re.search(r"Could not locate \w+ '([^']+)'|Unknown \w+: '?([^'\s.]+)'?", text)
+    if unknown:
+        kind = UntrustedCodeError if safe else ModelError
+        return kind(
+            f"{path} uses the custom object '{unknown[1] or unknown[2]}', which Keras does not know",
+            hint="register it with @keras.saving.register_keras_serializable and pass its module: --trust --custom MODULE",
+        )
+    first = next((line for line in text.splitlines() if line.strip()), "no message")
+    return ModelError(
+        f"Keras cannot load {path}: {type(error).__name__}: {first[:300]}",
+        hint="load it where it was saved and export it there: model.export(FOLDER); or copy it again, it may be damaged",
+    )
 
 
 def _input_specs(model: Any) -> tuple[TensorSpec, ...]:
@@ -184,35 +214,45 @@ def _input_specs(model: Any) -> tuple[TensorSpec, ...]:
     if tensors:
         names = _unique([_operation_name(tensor) for tensor in tensors])
         return tuple(TensorSpec(name, _shape(t.shape), _dtype(t.dtype)) for name, t in zip(names, tensors, strict=True))
-    shapes = _build_shapes(model)
-    if not shapes:
+    shapes = _built_shapes(model)
+    if shapes is None:
         raise UnsupportedError(
             f"the subclassed model '{model.name}' does not tell its input shape",
             hint="call it once on data before saving, or save it with model.export(FOLDER) and convert the folder",
         )
-    return tuple(
-        TensorSpec(name, shape, _dtype(getattr(model, "input_dtype", None) or "float32")) for name, shape in shapes.items()
-    )
+    names = _names(shapes, [f"input_{index}" for index, _ in enumerate(_leaves(shapes))])
+    dtype = _dtype(getattr(model, "input_dtype", None) or "float32")
+    return tuple(TensorSpec(name, (None, *s[1:]), dtype) for name, (_, s) in zip(names, _leaves(shapes), strict=True))
 
 
-def _build_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
-    """Input shapes that a subclassed model was built with, by argument name."""
+def _built_shapes(model: Any) -> Any:
+    """Input shapes that a subclassed model was built with, in the structure that it was called with; None if not told."""
     built = (model.get_build_config() or {}) if hasattr(model, "get_build_config") else {}
-    shapes = built.get("input_shape") or built.get("shapes_dict")
-    if isinstance(shapes, dict):
-        return {name.removesuffix("_shape"): (None, *shape[1:]) for name, shape in shapes.items()}
-    return {"input_0": (None, *shapes[1:])} if shapes else {}
+    found = built.get("shapes_dict") or built.get("input_shape")
+    return None if found is None else _tuples(found)
+
+
+def _tuples(shapes: Any) -> Any:
+    """Shapes that went through JSON: those that are lists of sizes become tuples again."""
+    if isinstance(shapes, Mapping):
+        return {str(name).removesuffix("_shape"): _tuples(shape) for name, shape in shapes.items()}
+    if all(size is None or isinstance(size, int) for size in shapes):
+        return _Shape(shapes)
+    return [_tuples(shape) for shape in shapes]
+
+
+class _Shape(tuple[Any, ...]):
+    """A shape that is a leaf of a structure."""
 
 
 def _output_specs(model: Any, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     tensors = getattr(model, "outputs", None)
     if tensors:
-        struct = getattr(model, "_outputs_struct", None)
-        names = sorted(struct) if isinstance(struct, dict) else _unique([_operation_name(t) for t in tensors])
+        names = _names(_struct(model, "outputs"), [_operation_name(tensor) for tensor in tensors])
     else:
         result = _symbolic(model, inputs)
         tensors = _flat(result)
-        names = sorted(result) if isinstance(result, dict) else [f"output_{index}" for index in range(len(tensors))]
+        names = _names(result, [f"output_{index}" for index in range(len(tensors))])
     taken = {spec.name for spec in inputs}
     names = [f"{name}_output" if name in taken else name for name in names]
     return tuple(TensorSpec(name, _shape(t.shape), _dtype(t.dtype)) for name, t in zip(names, tensors, strict=True))
@@ -221,27 +261,67 @@ def _output_specs(model: Any, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpe
 def _symbolic(model: Any, inputs: tuple[TensorSpec, ...]) -> Any:
     import keras
 
-    tensors = [keras.KerasTensor(spec.shape, dtype=spec.dtype) for spec in inputs]
-    return model(tensors if len(tensors) > 1 else tensors[0], training=False)
+    return _apply(model, [keras.KerasTensor(spec.shape, dtype=spec.dtype) for spec in inputs])
 
 
 def _call(model: Any, tensors: Any) -> list[Any]:
     """Outputs of a model as a flat list in the order of its specs."""
-    struct = getattr(model, "_inputs_struct", None)
-    flat = list(tensors)
-    if isinstance(struct, dict):
-        feed: Any = dict(zip(sorted(struct), flat, strict=True))
+    return _flat(_apply(model, list(tensors)))
+
+
+def _apply(model: Any, flat: list[Any]) -> Any:
+    """What a model returns for inputs in the order of its specs."""
+    struct = _struct(model, "inputs")
+    if struct is not None:
+        return model(_pack(struct, iter(flat)), training=False)
+    shapes = None if getattr(model, "inputs", None) else _built_shapes(model)
+    if shapes is None:
+        return model(flat if len(flat) > 1 else flat[0], training=False)
+    feed = _pack(shapes, iter(flat))
+    if "shapes_dict" in (model.get_build_config() or {}):  # `call` has several arguments
+        return model(**feed, training=False)
+    return model(feed, training=False)
+
+
+def _struct(model: Any, which: str) -> Any:
+    """Structure of a functional model's inputs or outputs, in either release of Keras; None if it has none."""
+    functional = getattr(model, "_functional", None) or model  # a Sequential model keeps one inside
+    found = getattr(functional, f"_{which}_struct", None)
+    return getattr(functional, f"_nested_{which}", None) if found is None else found
+
+
+def _leaves(struct: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of everything in nested mappings and sequences, in Keras' order: keys sorted."""
+    if isinstance(struct, Mapping):
+        for key in sorted(struct):
+            yield from _leaves(struct[key], (*path, str(key)))
+    elif isinstance(struct, (list, tuple)) and not isinstance(struct, _Shape):
+        for index, item in enumerate(struct):
+            yield from _leaves(item, (*path, str(index)))
     else:
-        feed = flat if len(flat) > 1 or isinstance(struct, (list, tuple)) else flat[0]
-    return _flat(model(feed, training=False))
+        yield path, struct
+
+
+def _pack(struct: Any, flat: Iterator[Any]) -> Any:
+    """Inverse of `_leaves`: the structure with other values."""
+    if isinstance(struct, Mapping):
+        packed = {key: _pack(struct[key], flat) for key in sorted(struct)}
+        return {key: packed[key] for key in struct}
+    if isinstance(struct, (list, tuple)) and not isinstance(struct, _Shape):
+        items = [_pack(item, flat) for item in struct]
+        return tuple(items) if isinstance(struct, tuple) else items
+    return next(flat)
 
 
 def _flat(result: Any) -> list[Any]:
-    if isinstance(result, Mapping):
-        return [leaf for key in sorted(result) for leaf in _flat(result[key])]
-    if isinstance(result, (list, tuple)):
-        return [leaf for item in result for leaf in _flat(item)]
-    return [result]
+    return [value for _, value in _leaves(result)]
+
+
+def _names(struct: Any, plain: list[str]) -> list[str]:
+    """Names of a structure's leaves: their keys where there are any, else the plain ones; made unique."""
+    paths = [path for path, _ in _leaves(struct)]
+    keyed = any(not part.isdigit() for path in paths for part in path)
+    return _unique(["_".join(path) for path in paths] if keyed and len(paths) == len(plain) else plain)
 
 
 def _operation_name(tensor: Any) -> str:

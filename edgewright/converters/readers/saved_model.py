@@ -11,11 +11,11 @@ import numpy as np
 
 from edgewright.artifact import TensorSpec, looks_like
 from edgewright.converters.lowering import CODE_OPS, lower_function
-from edgewright.converters.model_info import ModelInfo, deflated_bytes, describe_weight, raw_bytes
+from edgewright.converters.model_info import ModelInfo, deflated_bytes, describe_weight, raw_bytes, reading
 from edgewright.converters.readers import READERS, LowerOptions
 from edgewright.converters.readers.keras import count_lowered, is_statistic
 from edgewright.converters.untrusted import corrupt
-from edgewright.errors import ModelError, UnsupportedError, UntrustedCodeError, needs
+from edgewright.errors import EdgewrightError, ModelError, UnsupportedError, UntrustedCodeError, needs
 
 SERVING = ("serving_default", "serve")
 PLUMBING = frozenset({"Const", "Placeholder", "NoOp", "Identity", "ReadVariableOp", "StatefulPartitionedCall", "PartitionedCall"})
@@ -25,8 +25,8 @@ PLUMBING = frozenset({"Const", "Placeholder", "NoOp", "Identity", "ReadVariableO
 class SavedModelReader:
     """A SavedModel's serving signature. Needs TensorFlow: make it in a worker.
 
-    Loading restores variables and runs initialisers but no Python code of the model; graphs that call Python or touch
-    files when they run are refused unless trusted.
+    Loading restores variables and runs initialisers but no Python code of the model; files with ops that call Python or
+    touch other files are refused before they are loaded, unless trusted.
     """
 
     format: ClassVar[str] = "saved_model"
@@ -37,17 +37,22 @@ class SavedModelReader:
             import tensorflow as tf
         self.path = path
         try:
-            self.model = tf.saved_model.load(str(path))
+            saved = _parsed(path)
+            found = sorted(_op_types(saved) & CODE_OPS)
+            if found and not trust:
+                raise UntrustedCodeError(
+                    f"{path} has ops that run code or touch files: {', '.join(found)}",
+                    hint="if you trust where it comes from, add --trust",
+                )
+            self.model = tf.saved_model.load(str(path), tags=["serve"] if len(saved.meta_graphs) > 1 else None)
             signatures = dict(self.model.signatures)
+        except (EdgewrightError, MemoryError):
+            raise
         except Exception as error:  # TensorFlow raises its own and built-in types on damaged folders
             raise corrupt(path, error) from error
         self.function = _serving(path, signatures)
-        found = sorted({op.type for op in _operations(self.function)} & CODE_OPS)
-        if found and not trust:
-            raise UntrustedCodeError(
-                f"{path} has ops that run code or touch files: {', '.join(found)}",
-                hint="if you trust where it comes from, add --trust",
-            )
+        with reading(path):
+            self.specs()
 
     @staticmethod
     def sniff(path: Path) -> bool:
@@ -88,6 +93,10 @@ class SavedModelReader:
 
     def info(self) -> ModelInfo:
         """Graph ops, variables and sizes; multiply-adds are counted in the lowered graph."""
+        with reading(self.path):
+            return self._info()
+
+    def _info(self) -> ModelInfo:
         inputs, outputs = self.specs()
         macs, note = count_lowered(self, LowerOptions())
         variables = list({variable.name: variable for variable in self.function.variables}.values())
@@ -116,6 +125,28 @@ class SavedModelReader:
         feeds = {spec.name: tf.convert_to_tensor(t, spec.dtype) for spec, t in zip(inputs, tensors, strict=True)}
         results = self.function(**feeds)
         return [results[name] for name in sorted(results)]
+
+
+def _parsed(path: Path) -> Any:
+    """The SavedModel's protobuf, nothing of it loaded or run."""
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    if (path / "saved_model.pb").is_file():
+        saved.ParseFromString((path / "saved_model.pb").read_bytes())
+    else:
+        text_format.Parse((path / "saved_model.pbtxt").read_text(encoding="utf-8"), saved)
+    if not saved.meta_graphs:
+        raise corrupt(path, "it holds no graph")
+    return saved
+
+
+def _op_types(saved: Any) -> set[str]:
+    """Types of all ops in a SavedModel, those that run on loading included."""
+    graphs = [meta.graph_def for meta in saved.meta_graphs]
+    bodies = [body for graph in graphs for body in graph.library.function]
+    return {node.op for graph in graphs for node in graph.node} | {node.op for body in bodies for node in body.node_def}
 
 
 def _serving(path: Path, signatures: dict[str, Any]) -> Any:

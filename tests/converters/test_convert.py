@@ -1,0 +1,330 @@
+"""Conversion, judged by LiteRT, OpenVINO and Keras: every precision, target and dtype, names, batches, lineage, failures."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from convert_helpers import borders, known, run, sqnr
+
+from edgewright.artifact import Artifact, file_sha256
+from edgewright.converters.tflite_file import read_metadata
+from edgewright.errors import (
+    EdgewrightError,
+    ModelError,
+    SamplesError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+    WorkerMemoryError,
+    WorkerTimeoutError,
+)
+from edgewright.pipeline import Data, convert
+from edgewright.preprocess import Preprocess
+from edgewright.worker import Limits
+
+# Least SQNR in dB on models whose weights keep the scale. int16x8 and dynamic are bound by their 8-bit weights.
+FLOOR = {"float32": 100, "float16": 55, "dynamic": 35, "int8": 30, "int16x8": 38}
+NEEDS = {"int8", "int16x8"}
+ALL = [
+    *(("tflite", p, "float32") for p in FLOOR),
+    *(("tflite", "int8", io) for io in ("int8", "uint8")),
+    ("tflite", "int16x8", "int16"),
+    *(("openvino", p, "float32") for p in FLOOR if p != "int16x8"),
+    *(("openvino", "int8", io) for io in ("int8", "uint8")),
+]
+SOME = [
+    ("tflite", "float16", "float32"),
+    ("tflite", "int8", "uint8"),
+    ("tflite", "int16x8", "float32"),
+    ("openvino", "int8", "int8"),
+]
+RERUN = [
+    ("tflite", "int8", "uint8"),
+    ("tflite", "float16", "float32"),
+    ("openvino", "int8", "int8"),
+    ("openvino", "dynamic", "float32"),
+]
+
+
+def make(folder, name, out, to="tflite", precision="float32", io="float32", **options):
+    samples = known(folder, name)[0] if precision in NEEDS else None
+    return convert(folder / f"{name}.tflite", out, to=to, precision=precision, io=io, samples=samples, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "precision", "io"),
+    [("two", *case) for case in ALL] + [(name, *case) for name in ("conv", "tokens", "lstm") for case in SOME],
+)
+def test_equals_keras(convert_files, tmp_path, name, to, precision, io):
+    """Names, order, shapes and values are Keras' in every format; scales in artifact and file are one."""
+    feeds, wanted = known(convert_files, name)
+    artifact = make(convert_files, name, tmp_path / "made", to, precision, io)
+    original = Artifact.load(convert_files / f"{name}.tflite")
+    assert [(s.name, s.shape) for s in artifact.inputs] == [(s.name, s.shape) for s in original.inputs]
+    assert [(s.name, s.shape) for s in artifact.outputs] == [(s.name, s.shape) for s in original.outputs]
+    assert [s.name for s in artifact.inputs] == list(feeds) and [s.name for s in artifact.outputs] == list(wanted)
+    for spec in (*artifact.inputs, *artifact.outputs):
+        assert spec.dtype == ("int32" if spec.name == "tokens" else io)
+        assert (spec.scale is None) == (spec.dtype in {"float32", "int32"})
+    assert {(s.name, s.dtype, s.scale, s.zero_point) for s in (*artifact.inputs, *artifact.outputs)} == borders(artifact.path)
+    found = run(artifact, feeds)
+    for output, values in wanted.items():
+        assert found[output].shape == values.shape
+        assert sqnr(values, found[output]) >= FLOOR[precision]
+
+
+def test_lineage_and_metadata(convert_files, tmp_path):
+    """A file tells what it was made of, in its sidecar and in itself; a second step adds one record."""
+    source = convert_files / "two.tflite"
+    first = make(convert_files, "two", tmp_path / "a", precision="int8", io="int8")
+    assert Artifact.load(first.path) == first
+    assert [record.step for record in first.lineage] == ["read:keras", "write:tflite"]
+    last = first.lineage[-1]
+    assert last.parent_sha256 == file_sha256(source)
+    assert last.options["precision"] == "int8" and last.options["samples"]["digest"]
+    assert {"ai-edge-quantizer", "ai-edge-litert"} <= set(last.versions)
+    found = read_metadata(first.path)
+    assert found["parent"] == last.parent_sha256 and len(found["specs"]) == 16 and found["preprocess"] == {}
+
+    declared = {name: Preprocess(scale=1 / 255) for name in ("zeta", "alpha")}
+    second = convert(source, tmp_path / "b", samples=Data(known(convert_files, "two")[0], preprocess=declared))
+    assert second.meta.preprocess == {name: value.to_json() for name, value in declared.items()}
+    content = second.path.read_bytes()
+    entry = json.dumps(read_metadata(second.path), separators=(",", ":"), sort_keys=True).encode()
+    assert entry in content and len(entry) <= 512
+
+
+@pytest.mark.parametrize(("to", "precision", "io"), RERUN)
+def test_reruns_are_identical(convert_files, tmp_path, to, precision, io):
+    made = [make(convert_files, "two", tmp_path / str(n) / "made", to, precision, io) for n in range(2)]
+    assert made[0].path.read_bytes() == made[1].path.read_bytes()
+    assert made[0].sha256 == made[1].sha256
+    assert made[0].sidecar.read_bytes() == made[1].sidecar.read_bytes()
+    assert sorted(p.name for p in made[0].path.parent.iterdir()) == sorted(p.name for p in made[1].path.parent.iterdir())
+
+
+def test_from_keras(convert_files, tmp_path):
+    """The whole way: lowered, quantized, written, with progress from 0 to 1; twice the same bytes."""
+    feeds, wanted = known(convert_files, "two")
+    shares = []
+    artifact = convert(
+        convert_files / "two.keras",
+        tmp_path / "größe 1" / "two model",
+        precision="int8",
+        io="int8",
+        samples=feeds,
+        progress=lambda share, text: shares.append(share),
+    )
+    assert artifact.path == tmp_path / "größe 1" / "two model.tflite"
+    assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] == 1.0 and len(set(shares)) > 10
+    found = run(artifact, feeds)
+    assert all(sqnr(values, found[name]) > FLOOR["int8"] for name, values in wanted.items())
+    assert artifact.lineage[0].parent_sha256 == file_sha256(convert_files / "two.keras")
+    again = convert(convert_files / "two.keras", tmp_path / "again.tflite", precision="int8", io="int8", samples=feeds)
+    assert again.path.read_bytes() == artifact.path.read_bytes()
+
+
+def test_dynamic_batch(convert_files, tmp_path):
+    """A free batch stays free in OpenVINO, and --batch fixes it there and in TFLite."""
+    feeds, wanted = known(convert_files, "conv")
+    free = convert(convert_files / "conv.keras", tmp_path / "free", to="openvino")
+    assert free.inputs[0].shape == (None, 12, 12, 3) and free.outputs[0].shape == (None, 5)
+    for batch in (1, 3):
+        assert sqnr(wanted["scores"], run(free, feeds, batch)["scores"]) > FLOOR["float32"]
+    for to in ("tflite", "openvino"):
+        fixed = convert(
+            convert_files / "conv.keras", tmp_path / "four", to=to, batch=4, precision="int8", io="int8", samples=feeds
+        )
+        assert fixed.inputs[0].shape == (4, 12, 12, 3) and fixed.outputs[0].shape == (4, 5)
+        assert sqnr(wanted["scores"], run(fixed, feeds, 4)["scores"]) > FLOOR["int8"]
+    odd = {"image": feeds["image"][:10]}
+    four = convert(convert_files / "conv.keras", tmp_path / "four_float.tflite", batch=4).path
+    last = convert(four, tmp_path / "rest", precision="int8", samples=odd)
+    assert sqnr(wanted["scores"], run(last, feeds, 4)["scores"]) > FLOOR["int8"]
+    with pytest.raises(UsageError, match=r"--batch 2 cannot be set: .*image: float32\[4, 12, 12, 3\]"):
+        convert(four, tmp_path / "other", to="openvino", batch=2)
+
+
+@pytest.mark.parametrize(
+    ("to", "precision", "ops"),
+    [
+        ("tflite", "int8", {"ABS": "soft", "SQUARE": "unit"}),
+        ("tflite", "int16x8", {"ABS": "soft"}),
+        ("openvino", "int8", {"Abs": "soft"}),
+    ],
+)
+def test_float_ops_are_named(convert_files, tmp_path, to, precision, ops):
+    """An op that the quantizer leaves float is named with the Keras layer that it stands in, those that are integer are not."""
+    notes = []
+    artifact = make(convert_files, "wavy", tmp_path / "made", to, precision, warnings=notes)
+    for op, layer in ops.items():
+        assert any(note.startswith(f"{op} in layer '{layer}' stays float32 in the {precision} file") for note in notes)
+        assert any(found[0] == op and found[2] == layer for found in artifact.meta.extra["float_ops"])
+    assert not any("'before'" in note or "'after'" in note for note in notes)
+    notes.clear()
+    make(convert_files, "conv", tmp_path / "made", to, precision, warnings=notes)
+    assert not any("stays float32" in note for note in notes)
+
+
+@pytest.mark.parametrize("to", ["tflite", "openvino"])
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_odd_outputs(convert_files, tmp_path, to, io):
+    """An input that is an output, one tensor twice, a constant, whole numbers, truth values and an unused input keep their places."""
+    feeds, wanted = known(convert_files, "odd")
+    artifact = make(convert_files, "odd", tmp_path / "made", to, "float32" if io == "float32" else "int8", io)
+    assert [spec.name for spec in artifact.outputs] == list(wanted)
+    kinds = {spec.name: spec.dtype for spec in (*artifact.inputs, *artifact.outputs)}
+    assert kinds == {**dict.fromkeys(kinds, io), "d_steps": "int32", "e_positive": "bool"}
+    found = run(artifact, feeds)
+    for name in ("a_same", "b_twin", "c_twin", "f_constant"):
+        assert sqnr(wanted[name], found[name]) > (100 if io == "float32" else 35), name
+    np.testing.assert_allclose(found["d_steps"], wanted["d_steps"], atol=0 if io == "float32" else 1)
+    assert (found["e_positive"] == wanted["e_positive"]).mean() > 0.97
+    np.testing.assert_array_equal(found["b_twin"], found["c_twin"])
+
+
+def test_rank_one_without_parameters(convert_files, tmp_path):
+    feeds, wanted = known(convert_files, "row")
+    for to, precision in (("tflite", "float16"), ("tflite", "int8"), ("openvino", "int8")):
+        artifact = make(convert_files, "row", tmp_path / f"{to}{precision}", to, precision)
+        assert [spec.shape for spec in (*artifact.inputs, *artifact.outputs)] == [(1,), (1,)]
+        (output,) = wanted
+        assert sqnr(wanted[output], run(artifact, feeds)[output]) > 35
+
+
+def test_samples_count(convert_files, tmp_path):
+    """Every sample counts: an outlier in the last one widens the range; equal samples and few of them are warned of."""
+    feeds, _ = known(convert_files, "conv")
+    feeds["image"][-1] *= 10
+    high = np.abs(feeds["image"]).max()
+    for to in ("tflite", "openvino"):
+        notes = []
+        artifact = convert(
+            convert_files / "conv.tflite", tmp_path / "made", to=to, precision="int8", io="int8", samples=feeds, warnings=notes
+        )
+        spec = artifact.inputs[0]
+        assert spec.scale * (127 - spec.zero_point) >= high * 0.98 or spec.scale * (128 + spec.zero_point) >= high * 0.98
+        assert notes == ["calibration has 24 samples for input 'image', 100 or more are recommended"]
+        notes.clear()
+        same = {"image": np.repeat(feeds["image"][:1], 3, axis=0)}
+        convert(convert_files / "conv.tflite", tmp_path / "made", to=to, precision="int8", samples=same, warnings=notes)
+        assert any("all 3 samples of input 'image'" in note and "are equal" in note for note in notes)
+        one = {"image": feeds["image"][:1]}
+        convert(convert_files / "conv.tflite", tmp_path / "made", to=to, precision="int8", samples=one)
+
+
+@pytest.mark.parametrize("to", ["tflite", "openvino"])
+def test_bad_samples(convert_files, tmp_path, to):
+    """Missing, misshapen, misnamed and NaN samples name the input; the output that was there stays, nothing else is left."""
+    feeds, _ = known(convert_files, "two")
+    old = make(convert_files, "two", tmp_path / "out" / "made", to)
+    before = {path.name: path.read_bytes() for path in old.path.parent.iterdir()}
+
+    def attempt(samples):
+        convert(convert_files / "two.tflite", old.path, to=to, precision="int8", samples=samples)
+
+    nan = {name: values.copy() for name, values in feeds.items()}
+    nan["alpha"][7, 0, 0, 0] = np.nan
+    for samples, error, words in (
+        (None, SamplesError, ("int8", "needs samples")),
+        ({"zeta": feeds["zeta"]}, SamplesError, ("alpha",)),
+        ({**feeds, "zeta": feeds["zeta"][:, :5]}, ShapeError, ("'zeta'", "(5,)", "(8,)")),
+        ({**feeds, "zeta": feeds["zeta"][:9]}, SamplesError, ("zeta", "9", "24")),
+        (nan, SamplesError, ("sample 7", "'alpha'", "NaN")),
+        (tmp_path / "none.npz", SamplesError, ("none.npz",)),
+    ):
+        with pytest.raises(error) as caught:
+            attempt(samples)
+        for word in words:
+            assert word in str(caught.value)
+        assert {path.name: path.read_bytes() for path in old.path.parent.iterdir()} == before
+
+
+def test_limits(convert_files, tmp_path):
+    """Time and memory limits are named errors, for the child that lowers and for the one that writes."""
+    for name in ("conv.keras", "conv.tflite"):
+        with pytest.raises(WorkerTimeoutError, match=r"took longer than the limit of 0.2 s"):
+            convert(convert_files / name, tmp_path / "out" / "made", limits=Limits(timeout_s=0.2))
+        with pytest.raises(WorkerMemoryError, match="needed more than 30 MiB"):
+            convert(convert_files / name, tmp_path / "out" / "made", limits=Limits(memory_bytes=30 << 20))
+    assert not list(tmp_path.rglob("*made*"))
+
+
+def test_select_tf(convert_files, tmp_path):
+    """An op that TFLite lacks is refused by name and layer, unless TensorFlow's own ops are allowed."""
+    with pytest.raises(UnsupportedError, match="Erfinv in layer .*--select-tf"):
+        convert(convert_files / "erfinv.keras", tmp_path / "made")
+    assert not list(tmp_path.iterdir())
+    artifact = convert(convert_files / "erfinv.keras", tmp_path / "made", select_tf=True)
+    assert b"FlexErfinv" in artifact.path.read_bytes()
+
+
+def test_onnx(tmp_path):
+    from edgewright.testing import plus_one_onnx
+
+    source = plus_one_onnx(tmp_path / "free.onnx", batch=None)
+    x = np.linspace(-3, 3, 96, dtype=np.float32).reshape(24, 4)
+    for precision, least in (("float32", 200), ("float16", 50), ("int8", 35)):
+        artifact = convert(source, tmp_path / precision, to="openvino", precision=precision, samples={"x": x})
+        assert artifact.inputs[0].shape == (None, 4)
+        assert sqnr(x + 1, run(artifact, {"x": x}, batch=3)["y"]) > least
+    assert convert(source, tmp_path / "b", to="openvino", batch=2).inputs[0].shape == (2, 4)
+    with pytest.raises(UnsupportedError, match="onnx, which cannot be converted to tflite: .*layout"):
+        convert(source, tmp_path / "made")
+
+
+def test_refusals(convert_files, tmp_path):
+    """What has no route, what contradicts itself and what would be ignored is refused with the reason; nothing is written."""
+    source = tmp_path / "in" / "two.tflite"
+    source.parent.mkdir()
+    shutil.copy(convert_files / "two.tflite", source)
+    quantized = make(convert_files, "two", tmp_path / "int8", precision="int8").path
+    dynamic = make(convert_files, "two", tmp_path / "dynamic", precision="dynamic").path
+    ir = make(convert_files, "two", tmp_path / "ir", "openvino").path
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    feeds, _ = known(convert_files, "two")
+    for model, options, error, words in (
+        (quantized, {"precision": "float16"}, UnsupportedError, "quantized already"),
+        (dynamic, {"to": "openvino"}, UnsupportedError, "quantized already"),
+        (ir, {}, UnsupportedError, "finished export"),
+        (ir, {"to": "openvino"}, UnsupportedError, "finished export"),
+        (source, {"to": "openvino", "precision": "int16x8", "samples": feeds}, UnsupportedError, "no int16x8"),
+        (source, {"to": "firmwares"}, EdgewrightError, "no writer 'firmwares'"),
+        (source, {"precision": "int4"}, UsageError, "unknown precision 'int4'"),
+        (source, {"io": "int8"}, UsageError, "--io int8 does not go with --precision float32"),
+        (source, {"precision": "int16x8", "io": "int8", "samples": feeds}, UsageError, "--io int8"),
+        (source, {"min_runtime": "tflite-1.0"}, UsageError, "unknown runtime"),
+        (source, {"min_runtime": "tflite-2.14", "to": "openvino"}, UsageError, "--min-runtime tflite-2.14 does not go with"),
+        (source, {"select_tf": True}, UsageError, "--select-tf"),
+        (source, {"unroll": 8}, UsageError, "--unroll"),
+        (source, {"batch": 0}, UsageError, "--batch 0"),
+        (source, {"batch": 4}, UsageError, "--batch 4 cannot be set"),
+        (tmp_path / "absent.keras", {}, ModelError, "no model at"),
+    ):
+        with pytest.raises(error, match=words):
+            convert(model, tmp_path / "made", **options)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_never_destroys_its_input(convert_files, tmp_path, monkeypatch):
+    """The output may not be the model, however it is spelled; other places are made as needed."""
+    model = tmp_path / "a b" / "moдель.tflite"
+    model.parent.mkdir()
+    shutil.copy(convert_files / "two.tflite", model)
+    before = model.read_bytes()
+    monkeypatch.chdir(model.parent)
+    (tmp_path / "link.tflite").symlink_to(model)
+    os.link(model, tmp_path / "hard.tflite")
+    for out in (model, "moдель.tflite", "../a b/moдель", tmp_path / "link.tflite", tmp_path / "hard.tflite"):
+        with pytest.raises(UsageError, match="is the model that is converted"):
+            convert("moдель.tflite", out, precision="float16")
+        assert model.read_bytes() == before
+    assert convert("moдель.tflite", precision="float16").path.resolve() == model.with_name("moдель_float16.tflite")
+    assert convert("moдель.tflite", "new/folder/", precision="float16").path.name == "moдель_float16.tflite"
+    assert convert(model, tmp_path, to="openvino").path == tmp_path / "moдель_float32.xml"
+    assert convert(model, "v1.2").path.name == "v1.2.tflite"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EdgewrightError, match="cannot write to"):
+        convert(model, tmp_path / "file" / "made")
