@@ -40,16 +40,21 @@ app.command(short_help="Tell what is in a model file.")(commands.inspect)
 app.command(short_help="Convert and test the shipped wearable example.")(commands.demo)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"edgewright {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' logs, and tracebacks of errors.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Options of all verbs, and the values that settings files give."""
-    if version:
-        sys.stdout.write(f"edgewright {__version__}\n")
-        raise typer.Exit
     log_to_stderr(logging.DEBUG if verbose else logging.WARNING)
     context.default_map = _settings_files(context)
 

@@ -190,22 +190,21 @@ def convert(
         with progress_bar(f"comparing with {model.name}") as update:
             report = verification.verify(artifact.path, model, samples=data, trust=trusted, limits=limits, progress=update)
     if as_json:
-        verified = report.to_json() if report else None
         _invocation(context).answer(
             {
                 "artifact": artifact.to_json(),
                 "path": str(artifact.path),
                 "warnings": notes,
                 "settings": _origins(context),
-                "verify": verified,
+                "verify": report.to_json() if report else None,
             }
         )
-    else:
-        show_artifact(artifact, model)
-        if report:
-            print_report(report)
-        for note in notes:
-            say("warning", note)
+        return
+    show_artifact(artifact, model)
+    if report:
+        print_report(report)
+    for note in notes:
+        say("warning", note)
 
 
 def verify(

@@ -92,13 +92,17 @@ def print_info(path: Path, info: ModelInfo, *, weights: int | None) -> None:
         if len(shown) < len(info.weights)
         else "weights"
     )
-    wide = console.width >= 100
     table = _table([("tensor", "left"), ("shape", "left"), ("dtype", "left"), *_rights("zeros", "unique", "per channel")])
+    rows = []
     for w in shown:
         per_channel = f"{w.unique_per_channel:,}" if w.channel_axis is not None else "-"
-        dims = "x".join(map(str, w.shape)) or "scalar"
-        _add(table, _short(w.name, 60 if wide else 28), dims, w.dtype, f"{w.sparsity:.1%}", f"{w.unique:,}", per_channel)
-    _print_table(console, title, table)
+        rows.append(("x".join(map(str, w.shape)) or "scalar", w.dtype, f"{w.sparsity:.1%}", f"{w.unique:,}", per_channel))
+    titles = [str(column.header) for column in table.columns][1:]
+    used = sum(2 + max(map(len, column)) for column in zip(titles, *rows, strict=True))
+    for w, row in zip(shown, rows, strict=True):
+        _add(table, _short(w.name, max(20, min(60, console.width - used))), *row)
+    if shown:
+        _print_table(console, title, table)
     for note in info.notes:
         say("note", note)
 
@@ -182,7 +186,8 @@ def print_demo(rows: Sequence[DemoRow], out: Path, notes: Sequence[str]) -> None
     )
     for note in notes:
         say("note", note)
-    console.print(_plain(f"The files are in {out}. Look into one: edgewright inspect {out / rows[3].name}"), soft_wrap=True)
+    where = f"The files are in {out}. Look into one:\nedgewright inspect {out / rows[3].name}"
+    console.print(_plain(where), soft_wrap=True)  # a path that is broken in two cannot be copied
 
 
 def _figure(metric: Metric) -> str:

@@ -3,24 +3,53 @@
 # ruff: noqa: S101
 from __future__ import annotations
 
-import json
+import importlib
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgewright.artifact import TensorSpec
-from edgewright.errors import EngineError, ShapeError
+from edgewright.artifact import Artifact, ModelMeta, StepRecord, TensorSpec, file_sha256, files_of
+from edgewright.converters.model_info import ModelInfo
+from edgewright.converters.readers import READERS, find_reader
+from edgewright.converters.writers import WRITERS, Writer
+from edgewright.errors import EdgewrightError, EngineError, ModelError, SamplesError, ShapeError, UnsupportedError
 from edgewright.runtime import Session, open_session
+from edgewright.samples import open_samples
+from edgewright.step import StepContext
+from edgewright.testing_models import plus_one_onnx, plus_one_openvino, plus_one_tflite, two_by_two_tflite
+from edgewright.worker import Worker
 
-__all__ = ["EngineCase", "EngineContract", "plus_one_onnx", "plus_one_openvino", "plus_one_tflite"]
+__all__ = [
+    "EngineCase",
+    "EngineContract",
+    "ReaderCase",
+    "ReaderContract",
+    "WriterCase",
+    "WriterContract",
+    "plus_one_onnx",
+    "plus_one_openvino",
+    "plus_one_tflite",
+    "two_by_two_tflite",
+]
+
+_SNIFF = """
+import sys
+from pathlib import Path
+from edgewright.converters.readers import READERS
+
+before = set(sys.modules)
+print([READERS.get(sys.argv[1]).sniff(Path(path)) for path in sys.argv[2:]])
+heavy = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "openvino", "nncf", "ai_edge_litert"}
+print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
 
 _LOAD_EACH = """
 import sys
@@ -38,98 +67,6 @@ for path in sys.argv[2:]:
     except Exception as error:
         print(f"{type(error).__name__}: {error}")
 """
-
-
-def plus_one_tflite(
-    path: Path,
-    *,
-    batch: int | None = 1,
-    signatures: tuple[str, ...] = ("serving_default",),
-    tensors: tuple[str, str] = ("x", "y"),
-) -> Path:
-    """Write a .tflite file that computes y = x + 1; needs ai-edge-litert and flatbuffers.
-
-    Args:
-        path: where to write.
-        batch: first size of x and y, float32 (batch, 4); None leaves it free.
-        signatures: keys of the signatures, each naming the input "x" and the output "y".
-        tensors: the tensors' own names, which engines without signatures go by.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    def tensor(name: str, shape: list[int], buffer: int) -> Any:
-        made = schema.TensorT()
-        made.name, made.shape, made.buffer, made.type = name.encode(), [abs(n) for n in shape], buffer, schema.TensorType.FLOAT32
-        made.shapeSignature = shape if -1 in shape else None
-        return made
-
-    def named(name: str, index: int) -> Any:
-        made = schema.TensorMapT()
-        made.name, made.tensorIndex = name.encode(), index
-        return made
-
-    size = -1 if batch is None else batch
-    code, add, graph, model = schema.OperatorCodeT(), schema.OperatorT(), schema.SubGraphT(), schema.ModelT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ADD
-    code.version = 1
-    add.opcodeIndex, add.inputs, add.outputs = 0, [0, 1], [2]
-    add.builtinOptionsType, add.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
-    graph.tensors = [tensor(tensors[0], [size, 4], 0), tensor("one", [1], 1), tensor(tensors[1], [size, 4], 0)]
-    graph.inputs, graph.outputs, graph.operators = [0], [2], [add]
-    empty, one = schema.BufferT(), schema.BufferT()
-    one.data = np.frombuffer(np.ones(1, np.float32).tobytes(), np.uint8)
-    model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], [empty, one]
-    model.signatureDefs = []
-    for key in signatures:
-        signature = schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = key.encode(), 0
-        signature.inputs, signature.outputs = [named("x", 0)], [named("y", 2)]
-        model.signatureDefs.append(signature)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-    return path
-
-
-def plus_one_onnx(path: Path, *, batch: int | None = 1) -> Path:
-    """Write an .onnx file that computes y = x + 1, float32 (batch, 4), None for a free batch; needs onnx."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    shape = ["batch" if batch is None else batch, 4]
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "one"], ["y"])],
-        "plus_one",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
-    )
-    # Versions that every ONNX Runtime of the last years reads, whatever the newest of the onnx package are.
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    return path
-
-
-def plus_one_openvino(path: Path, *, batch: int | None = 1, io: dict[str, Any] | str | None = None) -> Path:
-    """Write an OpenVINO .xml and .bin that compute y = x + 1, float32 (batch, 4); needs openvino.
-
-    Args:
-        path: where to write the .xml.
-        batch: first size of x and y; None leaves it free.
-        io: what to note in rt_info at ("edgewright", "io"): a dictionary becomes JSON.
-    """
-    from edgewright.runtime.engines.openvino import import_openvino
-
-    ov = import_openvino()
-    x = ov.opset13.parameter([-1 if batch is None else batch, 4], np.float32, name="x")
-    x.output(0).set_names({"x"})
-    y = ov.opset13.add(x, ov.opset13.constant(np.ones(1, np.float32)))
-    y.output(0).set_names({"y"})
-    model = ov.Model([y], [x], "plus_one")
-    if io is not None:
-        model.set_rt_info(io if isinstance(io, str) else json.dumps(io), ["edgewright", "io"])
-    ov.save_model(model, str(path), compress_to_fp16=False)
-    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +277,219 @@ class EngineContract:
         assert done.returncode == 0, f"died at {list(broken)[len(found) :][:1]}: {done.stderr[-500:]}"
         assert {name: outcome for name, outcome in found.items() if outcome not in ("EngineError", "fine")} == {}
         assert [name for name, outcome in found.items() if outcome == "fine" and not name.startswith("flip")] == []
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderCase:
+    """One reader and a model of its format.
+
+    Args:
+        reader: the reader's name.
+        model: file or folder.
+        inputs: what `specs` must say.
+        outputs: as well.
+        parameters: how many trained values the model has.
+        others: files and folders of other formats, and files of none.
+    """
+
+    reader: str
+    model: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: int
+    others: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        return self.reader
+
+
+class ReaderContract:
+    """What every reader must do. Subclass it in a test module and give it a fixture `case` that returns a ReaderCase."""
+
+    @pytest.fixture
+    def case(self) -> ReaderCase:
+        """The reader under test; subclasses override it."""
+        raise NotImplementedError("give the contract suite a fixture 'case'")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def child(cls) -> Iterator[Worker]:
+        """The child process that all models are opened in."""
+        with Worker() as worker:
+            yield worker
+
+    def _ask(self, child: Worker, job: str, path: Path) -> Any:
+        return child.call(f"edgewright.converters.jobs:{job}", what=f"reading {path}", path=str(path), trust=False, custom=None)
+
+    def test_says_what_it_is(self, case: ReaderCase) -> None:
+        """The class names its format and whether that can carry code, and is found by content."""
+        reader = READERS.get(case.reader)
+        assert reader.format == case.reader
+        assert isinstance(reader.consumes_code, bool)
+        assert find_reader(case.model) == case.reader
+
+    def test_sniffs_its_own_only(self, case: ReaderCase) -> None:
+        """Its own model is recognised under any name, other files are not, and nothing heavy is imported for it."""
+        paths = [case.model, *case.others]
+        child = [sys.executable, "-c", _SNIFF, case.reader, *map(str, paths)]
+        done = subprocess.run(child, capture_output=True, text=True, check=False, timeout=60)
+        assert done.stdout.splitlines() == [str([True, *[False] * len(case.others)]), "[]"], done.stderr[-500:]
+
+    def test_specs(self, case: ReaderCase, child: Worker) -> None:
+        """Inputs and outputs have the model's names, order, shapes and dtypes."""
+        found = self._ask(child, "model_specs", case.model)
+        assert tuple(TensorSpec.from_json(spec) for spec in found["inputs"]) == case.inputs
+        assert tuple(TensorSpec.from_json(spec) for spec in found["outputs"]) == case.outputs
+
+    def test_info_adds_up(self, case: ReaderCase, child: Worker) -> None:
+        """Figures of `info` agree with the file and with each other, and survive JSON."""
+        info = ModelInfo.from_json(self._ask(child, "inspect_model", case.model))
+        assert ModelInfo.from_json(info.to_json()) == info
+        assert (info.format, info.inputs, info.outputs) == (case.reader, case.inputs, case.outputs)
+        assert info.parameters == case.parameters
+        assert sum(int(np.prod(weight.shape)) for weight in info.weights) <= info.parameters
+        assert info.raw_bytes == sum(file.stat().st_size for file in files_of(case.model))
+        assert 0 < info.deflated_bytes
+        assert info.ops and all(count > 0 for count in info.ops.values())
+        assert (info.macs is None) <= bool(info.macs_note)
+        for weight in info.weights:
+            assert 0 <= weight.sparsity <= 1 and 1 <= weight.unique_per_channel <= weight.unique
+
+    def test_missing(self, case: ReaderCase, child: Worker, tmp_path: Path) -> None:
+        """A path without a model is a ModelError that names it."""
+        with pytest.raises(ModelError, match="absent"):
+            self._ask(child, "inspect_model", tmp_path / f"absent{case.model.suffix}")
+
+    def test_corrupt(self, case: ReaderCase, child: Worker, tmp_path: Path) -> None:
+        """A truncated or overwritten model is refused by name, never a crash or another exception."""
+        main = case.model / "saved_model.pb" if case.model.is_dir() else case.model
+        whole = main.read_bytes()
+        for name, content in {
+            "empty": b"",
+            "half": whole[: len(whole) // 2],
+            "start": whole[:64],
+            "middle": whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[2 * len(whole) // 3 :],
+        }.items():
+            broken = tmp_path / f"{name}{case.model.suffix}"
+            if case.model.is_dir():
+                broken.mkdir()
+                (broken / main.name).write_bytes(content)
+            else:
+                broken.write_bytes(content)
+            with pytest.raises((ModelError, UnsupportedError), match=name):
+                self._ask(child, "inspect_model", broken)
+
+
+@dataclass(frozen=True, slots=True)
+class WriterCase:
+    """One writer with one set of options.
+
+    Args:
+        writer: the writer's name.
+        options: values of the fields of its Options that are not the default.
+    """
+
+    writer: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.writer, *map(str, self.options.values())])
+
+    def make(self) -> Writer:
+        """The writer."""
+        cls = WRITERS.get(self.writer)
+        return cls(cls.Options(**self.options))
+
+
+class WriterContract:
+    """What every writer that takes .tflite artifacts must do. Subclass it and give it a fixture `case`, a WriterCase."""
+
+    @pytest.fixture
+    def case(self) -> WriterCase:
+        """The writer under test; subclasses override it."""
+        raise NotImplementedError("give the contract suite a fixture 'case'")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def child(cls) -> Iterator[Worker]:
+        """The child process that all jobs run in."""
+        with Worker() as worker:
+            yield worker
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Artifact:
+        """A float32 model with two inputs and two outputs, and a past."""
+        path = two_by_two_tflite(tmp_path / "model.tflite")
+        inputs = TensorSpec("zeta", (1, 4), "float32"), TensorSpec("alpha", (1, 3), "float32")
+        outputs = TensorSpec("sum", (1, 3), "float32"), TensorSpec("product", (1, 3), "float32")
+        past = StepRecord("read:keras", {"batch": 1}, "0" * 64, {"keras": "3"})
+        meta = ModelMeta(task="regression", extra={"layers": ["dense"]})
+        return Artifact.of(path, "tflite", inputs, outputs, (past,), meta)
+
+    def _context(self, model: Artifact, child: Worker, out: Path, work: Path, **changes: Any) -> StepContext:
+        rng = np.random.default_rng(0)
+        feeds = {spec.name: rng.normal(size=(16, *[n or 1 for n in spec.shape[1:]])).astype(np.float32) for spec in model.inputs}
+        samples = open_samples(feeds, model.inputs).to_spec(work)
+        return StepContext(**{"out": out, "samples": samples, "worker": child, **changes})
+
+    def test_says_what_it_is(self, case: WriterCase) -> None:
+        """The class names what it takes and gives, has options with defaults, and a job that warms it up."""
+        cls = WRITERS.get(case.writer)
+        assert "tflite" in cls.consumes and cls.produces and cls.suffix.startswith(".")
+        assert is_dataclass(cls.Options) and cls(cls.Options()).needs_samples() in (True, False)
+        module, _, function = cls.warm_up.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+    def test_writes(self, case: WriterCase, model: Artifact, child: Worker, tmp_path: Path) -> None:
+        """The file is where it was asked for; names, order and shapes are kept; the lineage grows by one record."""
+        writer, out = case.make(), tmp_path / "new" / f"made{WRITERS.get(case.writer).suffix}"
+        shares: list[float] = []
+        context = self._context(model, child, out, tmp_path, progress=lambda share, _: shares.append(share))
+        made = writer.apply(model, context)
+        assert made.path == out and made.format == writer.produces and made.sha256 == file_sha256(out)
+        assert [(s.name, s.shape) for s in made.inputs] == [(s.name, s.shape) for s in model.inputs]
+        assert [(s.name, s.shape) for s in made.outputs] == [(s.name, s.shape) for s in model.outputs]
+        assert made.lineage[:-1] == model.lineage
+        assert made.lineage[-1].parent_sha256 == model.sha256 and made.lineage[-1].versions
+        assert dict(case.options).items() <= made.lineage[-1].options.items()
+        assert made.meta.task == "regression"
+        assert all(0 <= share <= 1 for share in shares) and all(isinstance(note, str) for note in context.warnings)
+        made.save()
+        assert Artifact.load(out) == made
+        assert {file.name for file in out.parent.iterdir()} == {made.sidecar.name, *(file.name for file in files_of(out))}
+        if writer.produces in READERS.names():
+            job = "edgewright.converters.jobs:model_specs"
+            found = child.call(job, what="reading", path=str(out), trust=False, custom=None)
+            assert tuple(TensorSpec.from_json(spec) for spec in found["inputs"]) == made.inputs
+            assert tuple(TensorSpec.from_json(spec) for spec in found["outputs"]) == made.outputs
+
+    def test_twice_the_same(self, case: WriterCase, model: Artifact, child: Worker, tmp_path: Path) -> None:
+        """The same model and options give the same bytes."""
+        outs = [tmp_path / str(n) / f"made{WRITERS.get(case.writer).suffix}" for n in range(2)]
+        made = [case.make().apply(model, self._context(model, child, out, tmp_path)) for out in outs]
+        assert made[0].sha256 == made[1].sha256 and made[0].lineage == made[1].lineage
+
+    def test_demands_samples(self, case: WriterCase, model: Artifact, child: Worker, tmp_path: Path) -> None:
+        """What needs samples says so when there are none, before it starts; what does not does without."""
+        writer, out = case.make(), tmp_path / "new" / f"made{WRITERS.get(case.writer).suffix}"
+        context = self._context(model, child, out, tmp_path, samples=None)
+        if not writer.needs_samples():
+            assert writer.apply(model, context).path.exists()
+            return
+        with pytest.raises(SamplesError, match="samples"):
+            writer.apply(model, context)
+        assert not out.exists()
+
+    def test_leaves_nothing_half_written(self, case: WriterCase, model: Artifact, child: Worker, tmp_path: Path) -> None:
+        """A job that fails leaves the folder as it was, with the file of the run before."""
+        out = tmp_path / "new" / f"made{WRITERS.get(case.writer).suffix}"
+        context = self._context(model, child, out, tmp_path)
+        out.parent.mkdir()
+        out.write_bytes(b"of the run before")
+        model.path.write_bytes(model.path.read_bytes()[:200])
+        with pytest.raises(EdgewrightError):
+            case.make().apply(model, context)
+        assert [file.name for file in out.parent.iterdir()] == [out.name] and out.read_bytes() == b"of the run before"
 
 
 def _in_thread(call: Callable[[], Any], name: str) -> Any:

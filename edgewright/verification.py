@@ -102,11 +102,7 @@ def verify(
     pairs, matched = _pair_outputs(*sides)
     metrics = [m for name, r, c in pairs for m in compare_outputs(name, r, c, random_data=samples is None)]
     passed, reasons = check(metrics, min_sqnr_db, min_agreement)
-    for side in sides:
-        warnings.extend(w for w in side.how.get("warnings", ()) if w not in warnings)
-        precision = side.how.get("execution", {}).get("precision")
-        if precision in {"bf16", "float16"} and not exact:
-            warnings.append(f"{side.path.name} was computed in {precision} by the engine; --exact forces float32")
+    warnings.extend(w for w in _warnings_of(sides, exact) if w not in warnings)
     return Report(
         "verify",
         {"candidate": _identity(sides[0]), "reference": _identity(sides[1])},
@@ -145,6 +141,17 @@ def check(metrics: list[Metric], min_sqnr_db: float | None, min_agreement: float
     if min_sqnr_db is None and min_agreement is None:
         return None, []
     return not reasons, reasons
+
+
+def _warnings_of(sides: tuple[ModelOutputs, ModelOutputs], exact: bool) -> list[str]:
+    """What both computations warned of, and engines that computed in less than float32."""
+    found: list[str] = []
+    for side in sides:
+        found.extend(w for w in side.how.get("warnings", ()) if w not in found)
+        precision = side.how.get("execution", {}).get("precision")
+        if precision in {"bf16", "float16"} and not exact:
+            found.append(f"{side.path.name} was computed in {precision} by the engine; --exact forces float32")
+    return found
 
 
 def require(report: Report) -> None:

@@ -308,16 +308,16 @@ def main() -> int:
         shutil.rmtree(args.work / "cells", ignore_errors=True)
     (args.work / "cells").mkdir(parents=True, exist_ok=True)
     build_models(cases, args.work / "models", args.jobs)
-    run_all(cases, args.to or list(TARGETS), args.precision or list(PRECISIONS), args.work, args.jobs, args.redo)
+    targets, precisions = args.to or list(TARGETS), args.precision or list(PRECISIONS)
+    run_all(cases, targets, precisions, args.work, args.jobs, args.redo)
     text = page(cases, args.work, ".venv/bin/python perf/coverage.py --out docs/reference/coverage.md")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text, encoding="utf-8")
     else:
         print(text)
-    failed = [
-        file.stem for file in sorted((args.work / "cells").glob("*.json")) if json.loads(file.read_text())["status"] == "FAIL"
-    ]
+    cells = [_cell_file(args.work, case.name, to, precision) for case in cases for to in targets for precision in precisions]
+    failed = [file.stem for file in cells if json.loads(file.read_text(encoding="utf-8"))["status"] == "FAIL"]
     for name in failed:
         print(f"FAIL {name}", file=sys.stderr)
     return 1 if failed else 0

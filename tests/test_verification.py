@@ -251,6 +251,35 @@ def test_preprocessing_declared_in_the_sidecar_is_used(tmp_path, one):
     assert named.value("sqnr") == declared.value("sqnr")
 
 
+def test_a_fixed_batch_is_filled_up_and_cut(folder, one):
+    """Five samples through a file of batch 4: every one is compared, no repeated one is."""
+    x = np.arange(20, dtype=np.float32).reshape(5, 4)
+    four = testing.plus_one_onnx(folder / "four.onnx", batch=4)
+    off = adds(folder / "half.onnx", [1.5] * 4)
+    report = verify(four, off, samples={"x": x})
+    assert {m.samples for m in report.metrics} == {5}
+    assert report.value("sqnr") == pytest.approx(10 * math.log10(((x.astype(float) + 1.5) ** 2).sum() / (20 * 0.25)), abs=1e-6)
+
+
+def test_outputs_without_a_batch_axis_are_compared_whole(folder):
+    """Some exporters leave the axis out of models of batch 1; a cut at the first value would hide all others."""
+
+    def vector(name, factor):
+        nodes = [("Squeeze", ["x"], ["s"]), ("Mul", ["s", "c"], ["y"])]
+        return onnx_model(folder / name, nodes, [("y", (4,))], {"c": factor}, (1, 4))
+
+    def scalar(name, factor):
+        nodes = [("ReduceSum", ["x"], ["s"]), ("Squeeze", ["s"], ["q"]), ("Mul", ["q", "c"], ["y"])]
+        return onnx_model(folder / name, nodes, [("y", ())], {"c": factor}, (1, 4))
+
+    report = verify(vector("vector_off.onnx", [1, 1, 1, 1.5]), vector("vector.onnx", [1, 1, 1, 1]), samples={"x": X})
+    assert report.value("max_abs_error") == 1.5
+    assert report.value("mean_abs_error") == pytest.approx((1.5 + 1.0 + 0.0) / 12)
+    report = verify(scalar("scalar_off.onnx", 1.5), scalar("scalar.onnx", 1.0), samples={"x": X})
+    assert report.value("max_abs_error") == 3.5  # half of 4 + 0 + 1 + 2
+    assert report.value("top1_agreement") is None
+
+
 def test_samples_that_do_not_fit_are_named(tflite, one):
     with pytest.raises(ShapeError, match=r"'x' have shape \(5,\)"):
         verify(tflite, one, samples={"x": np.zeros((2, 5), np.float32)})

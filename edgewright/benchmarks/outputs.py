@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
+from edgewright.errors import ShapeError
 from edgewright.preprocess import decode, encode
 from edgewright.runtime import Session, open_session
 from edgewright.samples import SamplesSpec, open_samples
@@ -73,7 +74,19 @@ def _run(session: Session, batch: Mapping[str, Array], rows: int) -> dict[str, A
         feeds[spec.name] = encode(spec, value)
     session.reset()
     results = session.run(feeds)
-    return {spec.name: decode(spec, results[spec.name])[:given] for spec in session.outputs}
+    return {spec.name: _per_sample(spec, decode(spec, results[spec.name]), rows)[:given] for spec in session.outputs}
+
+
+def _per_sample(spec: TensorSpec, value: Array, fed: int) -> Array:
+    """An output with samples as its first axis; some models of batch 1 leave that axis out."""
+    if value.ndim and value.shape[0] == fed:
+        return value
+    if fed == 1:
+        return value[np.newaxis]
+    raise ShapeError(
+        f"output '{spec.name}' has shape {value.shape} for {fed} samples, its first size should be {fed}",
+        hint="convert the model with a batch size of 1",
+    )
 
 
 def _free_batch(spec: TensorSpec) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
-from edgewright.converters.quantize import Calibration, open_calibration, specs_digest
+from edgewright.converters.quantize import Calibration, open_calibration, specs_digest, used
 from edgewright.converters.readers import READERS, find_reader
 from edgewright.converters.tflite_file import layer_of
 from edgewright.converters.tflite_parse import parse
@@ -95,6 +96,7 @@ def write_ir(
             f"OpenVINO sees {len(model.inputs)} inputs and {len(model.outputs)} outputs in {source}, "
             f"the file has {len(inputs)} and {len(outputs)}"
         )
+    _number(model)
     ranges: dict[str, tuple[float, float]] = {}
     opened = open_calibration(samples, inputs)
     if opened is not None and precision == "int8":
@@ -115,13 +117,14 @@ def write_ir(
     names = {"inputs": [spec.name for spec in inputs], "outputs": [spec.name for spec in outputs]}
     model.set_rt_info(json.dumps(names), ["edgewright", "names"])
     model.set_rt_info(json.dumps(scales, sort_keys=True), ["edgewright", "io"])
+    _number(model)
     ov.save_model(model, out, compress_to_fp16=precision == "float16")
     written = READERS.get("openvino")(Path(out)).specs()
     return {
         "inputs": [spec.to_json() for spec in written[0]],
         "outputs": [spec.to_json() for spec in written[1]],
         "float_ops": [[op, tensor, layer] for op, tensor, layer in left],
-        "samples": {"what": opened.describe(), "digest": opened.digest()} if opened else None,
+        "samples": used(opened),
         "warnings": opened.warnings if opened else [],
     }
 
@@ -302,6 +305,13 @@ def _name(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         tensor = port.get_node().input_value(0).get_tensor()
         shared = {id_ for id_ in tensor.get_names() if id_ in inputs or id_ in outputs}
         tensor.set_names(shared | {name})
+
+
+def _number(model: Any) -> None:
+    """Number the nodes that OpenVINO names by itself anew: its count goes on through a process, the bytes must not."""
+    for index, op in enumerate(model.get_ordered_ops()):
+        if found := re.fullmatch(r"([A-Z][A-Za-z]*)_\d+", op.get_friendly_name()):
+            op.set_friendly_name(f"{found[1]}_{index}")
 
 
 def _ranges(

@@ -16,6 +16,7 @@ from edgewright.converters.readers import READERS
 from edgewright.converters.tflite_file import float_ops, set_signature
 from edgewright.converters.tflite_parse import parse
 from edgewright.converters.tflite_rewrite import (
+    declare_versions,
     float16_weights,
     integer_io,
     rewrite,
@@ -26,7 +27,7 @@ from edgewright.errors import ConversionError, SamplesError, UnsupportedError, n
 from edgewright.samples import Samples, SamplesSpec, open_samples
 from edgewright.worker import progress
 
-__all__ = ["Calibration", "calibrate", "open_calibration", "quantize_tflite", "specs_digest", "warm_up"]
+__all__ = ["Calibration", "calibrate", "open_calibration", "quantize_tflite", "specs_digest", "used", "warm_up"]
 
 Ranges = dict[str, dict[str, np.ndarray[Any, Any]]]
 
@@ -99,7 +100,7 @@ def quantize_tflite(
         "inputs": [spec.to_json() for spec in written[0]],
         "outputs": [spec.to_json() for spec in written[1]],
         "float_ops": [[op.op, op.tensor_name, op.layer] for op in left],
-        "samples": {"what": opened.describe(), "digest": opened.digest()} if opened else None,
+        "samples": used(opened),
         "warnings": opened.warnings if opened else [],
     }
 
@@ -111,6 +112,14 @@ def open_calibration(samples: Mapping[str, Any] | None, inputs: tuple[TensorSpec
     opened = open_samples(SamplesSpec.from_json(samples), inputs)
     opened.require(1, "calibration")
     return opened
+
+
+def used(samples: Samples | None) -> dict[str, Any] | None:
+    """What lineage keeps of calibration: how many samples of what, without the folder they were in, and their digest."""
+    if samples is None:
+        return None
+    folder = str(Path(samples.to_spec().source).parent) + os.sep
+    return {"what": samples.describe().replace(folder, ""), "digest": samples.digest()}
 
 
 def _refuse_loops(ops: Mapping[str, int], precision: str) -> None:
@@ -131,7 +140,7 @@ def _dynamic(data: bytes, min_runtime: str | None) -> bytes:
     if min_runtime:
         tool.add_dynamic_config(".*", names.FULLY_CONNECTED, 8, qtyping.QuantGranularity.TENSORWISE)
     try:
-        return bytes(tool.quantize().quantized_model)
+        return rewrite(bytes(tool.quantize().quantized_model), declare_versions)
     except Exception as error:  # the quantizer raises plain ValueErrors and RuntimeErrors
         raise _failed(error) from error
 

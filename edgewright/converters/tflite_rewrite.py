@@ -10,7 +10,7 @@ import numpy as np
 
 from edgewright.errors import needs
 
-__all__ = ["affine", "float16_weights", "integer_io", "rewrite", "settle_unused_outputs", "use_integer_forms"]
+__all__ = ["affine", "declare_versions", "float16_weights", "integer_io", "rewrite", "settle_unused_outputs", "use_integer_forms"]
 
 _LEVELS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32767, 32767)}
 
@@ -115,6 +115,21 @@ def settle_unused_outputs(schema: Any, tree: Any) -> None:
                 tensor = graph.tensors[index]
                 if quantized and int(index) not in read and tensor.type == schema.TensorType.FLOAT32:
                     tensor.type, tensor.quantization = quantized[0].type, copy.deepcopy(quantized[0].quantization)
+
+
+def declare_versions(schema: Any, tree: Any) -> None:
+    """Say which version of its op a float product with int8 weights of several scales needs.
+
+    The quantizer leaves version 1, and a runtime that is too old computes nonsense in silence (2.14 does): 12 is refused.
+    """
+    kinds, product = schema.TensorType, schema.BuiltinOperator.FULLY_CONNECTED
+    for graph in tree.subgraphs:
+        for op in graph.operators:
+            data, weights = (graph.tensors[i] for i in op.inputs[:2]) if _kind(tree, op) == product else (None, None)
+            scales = weights.quantization.scale if weights is not None and weights.quantization is not None else None
+            if data is not None and data.type == kinds.FLOAT32 and scales is not None and len(scales) > 1:
+                code = tree.operatorCodes[op.opcodeIndex]
+                code.version = max(code.version, 12)
 
 
 def affine(low: float, high: float, kind: str) -> tuple[float, int]:

@@ -89,10 +89,10 @@ def row():
     return keras.Model(x, keras.ops.relu(x) * 2.0, name="row")
 
 
-def erfinv():
-    """An op that TFLite lacks."""
+def sinh():
+    """An op that TFLite lacks and its Flex delegate has."""
     x = keras.Input((4,), name="x")
-    return keras.Model(x, keras.ops.erfinv(L.Activation("tanh", name="squash")(x)), name="erfinv")
+    return keras.Model(x, keras.ops.sinh(L.Activation("tanh", name="squash")(x)), name="erfinv")
 
 
 def save(folder, name, model, lower):
@@ -105,7 +105,8 @@ def save(folder, name, model, lower):
         for t in model.inputs
     }
     found = model(list(feeds.values()) if len(feeds) > 1 else next(iter(feeds.values())), training=False)
-    found = found if isinstance(found, dict) else {model.output_names[0]: found}
+    # Keras flattens a dict by sorted keys: model.outputs is in that order.
+    found = dict(sorted(found.items())) if isinstance(found, dict) else {model.output_names[0]: found}
     arrays = {f"in:{key}": value for key, value in feeds.items()} | {f"out:{key}": np.asarray(v) for key, v in found.items()}
     np.savez(folder / f"{name}.npz", **arrays)
     for batch, suffix in ((1, ""), (None, "_free")) if lower else ():
@@ -123,7 +124,7 @@ def save(folder, name, model, lower):
 def main(folder):
     for make in (conv, two, tokens, lstm, wavy, odd, row):
         save(folder, make.__name__, make(), lower=True)
-    save(folder, "erfinv", erfinv(), lower=False)
+    save(folder, "sinh", sinh(), lower=False)
 
 
 if __name__ == "__main__":
