@@ -165,30 +165,26 @@ def convert(
     """Convert a trained model to the file for the device, and compare the two on the samples."""
     from edgewright import pipeline, verification
 
-    trusted, limits = _trust(trust, custom), _limits(timeout, memory_limit)
-    data = _data(samples, window, stride, preprocess, limit, seed)
     notes: list[str] = []
-    with progress_bar(f"converting {model.name}") as update:
-        artifact = pipeline.convert(
-            model,
-            out,
-            to=to.value,
-            precision=precision.value,
-            io=io.value,
-            samples=data,
-            batch=batch,
-            unroll=unroll,
-            select_tf=select_tf,
-            min_runtime=min_runtime,
-            trust=trusted,
-            limits=limits,
-            progress=update,
-            warnings=notes,
-        )
+    options: dict[str, Any] = {
+        "to": to.value,
+        "precision": precision.value,
+        "io": io.value,
+        "batch": batch,
+        "unroll": unroll,
+        "select_tf": select_tf,
+        "min_runtime": min_runtime,
+        "trust": _trust(trust, custom),
+        "limits": _limits(timeout, memory_limit),
+        "warnings": notes,
+    }
+    data = _data(samples, window, stride, preprocess, limit, seed)
     report = None
-    if not no_verify and data is not None and not select_tf:
-        with progress_bar(f"comparing with {model.name}") as update:
-            report = verification.verify(artifact.path, model, samples=data, trust=trusted, limits=limits, progress=update)
+    with progress_bar(f"converting {model.name}") as update:
+        if no_verify or data is None or select_tf:
+            artifact = pipeline.convert(model, out, samples=data, progress=update, **options)
+        else:
+            artifact, report = verification.convert_and_verify(model, out, samples=data, progress=update, **options)
     if as_json:
         _invocation(context).answer(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from edgewright.worker import Limits, Worker, run
 __all__ = ["TRAINING_FORMATS", "Data", "Progress", "Trust", "convert", "declare", "inspect", "silent"]
 
 Progress = Callable[[float, str], None]
+Alongside = Callable[[Worker, SamplesSpec], Callable[[], object]]
 
 TRAINING_FORMATS = ("keras", "saved_model")
 """Formats that are lowered to TFLite first and that compute their own reference outputs."""
@@ -110,6 +112,7 @@ def convert(
     limits: Limits = Limits(),
     progress: Progress | None = None,
     warnings: list[str] | None = None,
+    alongside: Alongside | None = None,
 ) -> Artifact:
     """Convert a trained model to the file that a device runs.
 
@@ -128,6 +131,8 @@ def convert(
         limits: time and memory of each child process.
         progress: called with a share between 0 and 1 and a text.
         warnings: what the caller should know is appended here.
+        alongside: called once a Keras model or SavedModel is lowered, with the child that holds it and the samples: what
+            uses the original while the file is being written. What it returns is called at the end.
 
     Returns:
         The file's artifact; its sidecar is written beside it.
@@ -153,8 +158,11 @@ def convert(
     target = _target(path, out, f"_{precision}", writer.suffix)
     report = _Phases(progress or silent)
     notes = warnings if warnings is not None else []
-    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder, Worker(limits) as child:
-        work = Path(folder)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewright-")))
+        child = stack.enter_context(Worker(limits))
+        original: Worker | None = None
+        finish: Callable[[], object] | None = None
         child.submit(writer.warm_up, what=f"loading what writes {to}")
         if reader in TRAINING_FORMATS:
             options = {
@@ -163,26 +171,37 @@ def convert(
                 "integer": writer.needs_samples(),
                 "select_tf": select_tf,
             }
-            source = _lowered(path, reader, work / "float32.tflite", options, trust, limits, report.part(0.0, 0.6), notes)
+            original = stack.enter_context(Worker(limits))
+            source = _lowered(path, reader, work / "float32.tflite", options, trust, original, report.part(0.0, 0.6), notes)
             start = 0.6
         else:
             source = _opened(path, reader, child)
             _check_batch(source, batch, to)
             start = 0.05
+        spec = None
         if data is not None:
+            if not data.preprocess:
+                known = {name: Preprocess.from_json(value) for name, value in source.meta.preprocess.items()}
+                data = replace(data, preprocess=known)
             declared = declare(data.preprocess, source.inputs)
-            source = source.with_meta(
-                preprocess={name: value.to_json() for name, value in declared.items()} or source.meta.preprocess
-            )
+            source = source.with_meta(preprocess={name: value.to_json() for name, value in declared.items()})
+            spec = data.spec(source.inputs, work)
+        if original is not None:
+            if alongside is not None and spec is not None:
+                finish = alongside(original, spec)
+            else:
+                original.close()
         context = StepContext(
             out=target,
-            samples=data.spec(source.inputs, work) if data is not None else None,
+            samples=spec,
             worker=child,
             progress=report.part(start, 0.99 - start),
             warnings=notes,
         )
         artifact = writer.apply(source, context)
-    artifact.save()
+        artifact.save()
+        if finish is not None:
+            finish()
     report.part(1.0, 0.0)(1.0, f"{target.name} written")
     return artifact
 
@@ -264,16 +283,15 @@ def _lowered(
     out: Path,
     options: Mapping[str, Any],
     trust: Trust,
-    limits: Limits,
+    child: Worker,
     progress: Progress,
     notes: list[str],
 ) -> Artifact:
     """A training-format model as a float32 TFLite artifact in the work folder."""
     progress(0.05, "starting TensorFlow")
-    result = run(
+    result = child.call(
         "edgewright.converters.jobs:lower_model",
         what=f"converting {path.name} to float32 TFLite",
-        limits=limits,
         on_progress=progress,
         path=str(path),
         out=str(out),

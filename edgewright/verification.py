@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from edgewright.artifact import Artifact, TensorSpec, file_sha256
 from edgewright.benchmarks.fidelity import compare_outputs
 from edgewright.converters.readers import find_reader
 from edgewright.errors import ShapeError, UsageError, VerificationError
-from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, silent
+from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, convert, silent
 from edgewright.preprocess import Preprocess
 from edgewright.report import Metric, Report
 from edgewright.samples import Samples, SamplesSpec
 from edgewright.worker import Limits, Worker, run
 
-__all__ = ["ModelOutputs", "check", "outputs_of", "require", "verify"]
+__all__ = ["ModelOutputs", "check", "convert_and_verify", "outputs_of", "require", "verify"]
 
 VERIFY_SAMPLES = 100
 """How many samples verification uses."""
@@ -65,6 +65,7 @@ def verify(
     trust: Trust = Trust(),
     limits: Limits = Limits(),
     progress: Progress | None = None,
+    reference: ModelOutputs | None = None,
 ) -> Report:
     """Compare what two models compute on the same samples, each in its own child process.
 
@@ -79,6 +80,7 @@ def verify(
         trust: what the model files may do on loading.
         limits: time and memory of each child process.
         progress: called with a share between 0 and 1 and a text.
+        reference: what `against` computed on the first 100 of these samples, if that is known already.
 
     Returns:
         A report of kind "verify" whose metrics have the outputs' names as subjects; `settings["passed"]` is None if no
@@ -98,7 +100,11 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         work = Path(folder)
         spec, warnings = _verification_samples(samples, paths[0], trust, limits, work)
-        sides = _both(paths, spec, engine, exact, trust, limits, report)
+        if reference is None:
+            sides = _both(paths, spec, engine, exact, trust, limits, report)
+        else:
+            own = outputs_of(paths[0], spec, engine=engine, exact=exact, trust=trust, limits=limits, progress=report)
+            sides = own, reference
     pairs, matched = _pair_outputs(*sides)
     metrics = [m for name, r, c in pairs for m in compare_outputs(name, r, c, random_data=samples is None)]
     passed, reasons = check(metrics, min_sqnr_db, min_agreement)
@@ -118,6 +124,63 @@ def verify(
         tuple(metrics),
         tuple(warnings + matched),
     )
+
+
+def convert_and_verify(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    samples: Data | str | Path | Mapping[str, Any],
+    trust: Trust = Trust(),
+    limits: Limits = Limits(),
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[Artifact, Report]:
+    """Convert a model and compare the file with it; a Keras model computes its outputs while the file is being written.
+
+    Args:
+        model: see `pipeline.convert`, as for all arguments not named here.
+        out: the file to write.
+        samples: what to calibrate with; the first 100 are compared too.
+        trust: what the model file may do on loading.
+        limits: time and memory of each child process.
+        progress: called with a share between 0 and 1 and a text.
+        options: further arguments of `pipeline.convert`.
+
+    Raises:
+        EdgewrightError: see `pipeline.convert` and `verify`.
+    """
+    data = samples if isinstance(samples, Data) else Data(samples)
+    report = progress or silent
+    known: list[Future[ModelOutputs]] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def alongside(child: Worker, spec: SamplesSpec) -> Callable[[], object]:
+            first = spec.pick(VERIFY_SAMPLES, None)
+            known.append(pool.submit(_outputs_in, child, Path(model), first, None, False, trust, silent))
+            return known[0].result
+
+        artifact = convert(
+            model,
+            out,
+            samples=data,
+            trust=trust,
+            limits=limits,
+            progress=lambda share, text: report(0.8 * share, text),
+            alongside=alongside,
+            **options,
+        )
+    reference = known[0].result() if known else None
+    found = verify(
+        artifact.path,
+        model,
+        samples=data,
+        trust=trust,
+        limits=limits,
+        progress=lambda share, text: report(0.8 + 0.2 * share, text),
+        reference=reference,
+    )
+    return artifact, found
 
 
 def check(metrics: list[Metric], min_sqnr_db: float | None, min_agreement: float | None) -> tuple[bool | None, list[str]]:

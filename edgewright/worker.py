@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import gc
 import importlib
 import json
 import logging
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgewright.errors import (
+    ArtifactError,
     EdgewrightError,
     WorkerCrashError,
     WorkerError,
@@ -37,6 +41,7 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONFAULTHANDLER": "1",
     "PYTHONHASHSEED": "0",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 """What every child sees, so that libraries behave the same wherever they are started from."""
 
@@ -351,6 +356,16 @@ def serve(lifeline: int) -> None:
         job = jobs.get()
         _current = job["id"]
         _send({"id": _current, **_execute(job["function"], job["arguments"])})
+        _give_back()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, which glibc keeps: one job's garbage is not to count as the next one's."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        logging.getLogger("edgewright").debug("no malloc_trim here")
 
 
 def _die_with(lifeline: int) -> None:
@@ -384,6 +399,9 @@ def _execute(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"memory": True}
     except BaseException as error:  # a library may raise anything, SystemExit included; the parent must hear of it
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            hint = "free space there, or name another place with -o (and TMPDIR for temporary files)"
+            return {"error": ArtifactError(f"cannot write {error.filename or 'a file'}: {error.strerror}", hint).to_json()}
         logging.getLogger("edgewright").exception("job %s failed", function)
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
         return {"failure": f"{type(error).__name__}: {first[:300]}"}

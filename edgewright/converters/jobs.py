@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from edgewright.converters.readers import READERS, LowerOptions, ReferenceReader, find_reader
+from edgewright.artifact import files_of
+from edgewright.converters.readers import READERS, LowerOptions, Reader, ReferenceReader, find_reader
 from edgewright.errors import UnsupportedError
 from edgewright.samples import SamplesSpec, open_samples
 from edgewright.worker import progress
@@ -19,16 +21,18 @@ UNROLL_LIMIT = 128
 """Longest sequence that recurrent layers are unrolled for, unless the user asks for more."""
 
 
+REFERENCE_BATCH = 8
+"""Samples per call of the original: more cost memory and, in a traced function, save no time."""
+
+
 def inspect_model(path: str, *, trust: bool, custom: str | None) -> dict[str, Any]:
     """JSON of a file's `ModelInfo`."""
-    file = Path(path)
-    return READERS.get(find_reader(file))(file, trust=trust, custom=custom).info().to_json()
+    return _open(path, trust, custom).info().to_json()
 
 
 def model_specs(path: str, *, trust: bool, custom: str | None) -> dict[str, Any]:
     """JSON of a file's inputs and outputs."""
-    file = Path(path)
-    return _specs(READERS.get(find_reader(file))(file, trust=trust, custom=custom))
+    return _specs(_open(path, trust, custom))
 
 
 def lower_model(
@@ -52,7 +56,7 @@ def lower_model(
     Raises:
         UnsupportedError: a recurrent layer cannot be unrolled but must be, or an op has no TFLite form.
     """
-    reader = cast("ReferenceReader", READERS.get(find_reader(Path(path)))(Path(path), trust=trust, custom=custom))
+    reader = cast("ReferenceReader", _open(path, trust, custom))
     progress(0.3, "model loaded")
     limit = UNROLL_LIMIT if unroll is None else unroll
     steps = reader.recurrent_steps()
@@ -75,18 +79,31 @@ def lower_model(
 
 def reference_outputs(path: str, out: str, samples: Mapping[str, Any], *, trust: bool, custom: str | None) -> dict[str, Any]:
     """Compute a training-format model's own outputs over samples and store them as .npz, one array per output."""
-    reader = cast("ReferenceReader", READERS.get(find_reader(Path(path)))(Path(path), trust=trust, custom=custom))
+    reader = cast("ReferenceReader", _open(path, trust, custom))
     inputs, outputs = reader.specs()
     opened = open_samples(SamplesSpec.from_json(samples), inputs)
     results: dict[str, list[np.ndarray[Any, Any]]] = {spec.name: [] for spec in outputs}
     done = 0
-    for batch in opened.batches(32):
+    by_sample = all(spec.shape[:1] == (None,) for spec in outputs)
+    for batch in opened.batches(REFERENCE_BATCH if by_sample else 1):
         for name, value in reader.reference(batch).items():
-            results[name].append(value)
+            whole = value.shape[:1] == (len(next(iter(batch.values()))),)
+            results[name].append(value if whole else value[np.newaxis])
         done += len(next(iter(batch.values())))
         progress(done / len(opened), f"reference outputs, sample {done} of {len(opened)}")
     np.savez(out, allow_pickle=False, **{f"{i}": np.concatenate(results[spec.name]) for i, spec in enumerate(outputs)})
     return {**_specs(reader), "samples": opened.describe(), "warnings": opened.warnings}
+
+
+def _open(path: str, trust: bool, custom: str | None) -> Reader:
+    """The reader of a file; the one opened last is kept, so that lowering and reference outputs load a model once."""
+    stamp = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files_of(Path(path)))
+    return _reader(path, trust, custom, stamp)
+
+
+@lru_cache(maxsize=1)
+def _reader(path: str, trust: bool, custom: str | None, stamp: tuple[tuple[str, int, int], ...]) -> Reader:
+    return READERS.get(find_reader(Path(path)))(Path(path), trust=trust, custom=custom)
 
 
 def _specs(reader: Any) -> dict[str, Any]:

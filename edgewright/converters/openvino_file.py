@@ -81,7 +81,8 @@ def write_ir(
     with needs("convert"):
         import openvino as ov
     reader = READERS.get(find_reader(Path(source)))(Path(source))
-    inputs, outputs = reader.specs()
+    inputs, found = reader.specs()
+    outputs, renamed = _distinct(inputs, found)
     if any(spec.quantized for spec in (*inputs, *outputs)) or any(w.bits < 16 for w in reader.info().weights):
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     try:
@@ -125,8 +126,24 @@ def write_ir(
         "outputs": [spec.to_json() for spec in written[1]],
         "float_ops": [[op, tensor, layer] for op, tensor, layer in left],
         "samples": used(opened),
-        "warnings": opened.warnings if opened else [],
+        "warnings": [*(opened.warnings if opened else []), *renamed],
     }
+
+
+def _distinct(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], list[str]]:
+    """Outputs under names that no input has, which OpenVINO would change on writing; and what was renamed, in words."""
+    taken = {spec.name for spec in (*inputs, *outputs)}
+    result, notes = [], []
+    for spec in outputs:
+        name, count = spec.name, 0
+        while any(name == other.name for other in inputs) or (count and name in taken):
+            count += 1
+            name = f"{spec.name}_{count}"
+        if count:
+            taken.add(name)
+            notes.append(f"the output '{spec.name}' is called '{name}': OpenVINO has an input of that name")
+        result.append(replace(spec, name=name))
+    return tuple(result), notes
 
 
 def float_ops(model: Any, layers: Sequence[str]) -> Iterator[tuple[str, str, str]]:

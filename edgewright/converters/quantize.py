@@ -18,6 +18,7 @@ from edgewright.converters.tflite_parse import parse
 from edgewright.converters.tflite_rewrite import (
     declare_versions,
     float16_weights,
+    float32_weights,
     integer_io,
     rewrite,
     settle_unused_outputs,
@@ -79,6 +80,8 @@ def quantize_tflite(
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
     data = set_signature(Path(source), *names)
+    if any(weight.bits == 16 for weight in reader.info().weights):
+        data = rewrite(data, float32_weights)
     opened = open_calibration(samples, inputs)
     if precision == "float16":
         data = rewrite(data, float16_weights)

@@ -10,7 +10,16 @@ import numpy as np
 
 from edgewright.errors import needs
 
-__all__ = ["affine", "declare_versions", "float16_weights", "integer_io", "rewrite", "settle_unused_outputs", "use_integer_forms"]
+__all__ = [
+    "affine",
+    "declare_versions",
+    "float16_weights",
+    "float32_weights",
+    "integer_io",
+    "rewrite",
+    "settle_unused_outputs",
+    "use_integer_forms",
+]
 
 _LEVELS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32767, 32767)}
 
@@ -59,6 +68,33 @@ def float16_weights(schema: Any, tree: Any) -> None:
             graph.tensors.append(stored)
             restore.append(_operator(schema, tree, schema.BuiltinOperator.DEQUANTIZE, [len(graph.tensors) - 1], [index]))
         graph.operators = [*restore, *graph.operators]
+
+
+def float32_weights(schema: Any, tree: Any) -> None:
+    """The inverse of `float16_weights`: constants that a DEQUANTIZE op restores become float32 constants.
+
+    A quantizer sees weights behind DEQUANTIZE as activations and leaves them as they are.
+    """
+    halves: list[Any] = []
+    for graph in tree.subgraphs:
+        kept = []
+        for op in graph.operators:
+            source = graph.tensors[op.inputs[0]] if len(op.inputs) else None
+            data = tree.buffers[source.buffer].data if source is not None else None
+            restores = _kind(tree, op) == schema.BuiltinOperator.DEQUANTIZE
+            if source is None or source.type != schema.TensorType.FLOAT16 or data is None or not restores:
+                kept.append(op)
+                continue
+            values = np.frombuffer(bytes(data), np.float16).astype(np.float32)
+            tree.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
+            graph.tensors[op.outputs[0]].buffer = len(tree.buffers) - 1
+            halves.append(source)
+        graph.operators = kept
+    freed = {tensor.buffer for tensor in halves}
+    for tensor in halves:
+        tensor.buffer = 0
+    for index in freed - {tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}:
+        tree.buffers[index].data = None
 
 
 def _halve(tree: Any, buffer: int, halves: dict[int, bool]) -> bool:

@@ -353,7 +353,7 @@ def _made_for(path: Path, found: str | None) -> type[Session]:
 def _advice(found: str | None) -> str:
     """What to do with a file of a format that is not runnable, or not by the engine asked for."""
     if found in ("keras", "h5", "saved_model"):
-        return "convert it first: edgewright compress MODEL --to tflite"
+        return "convert it first: edgewright convert MODEL --to tflite"
     if found is None:
         return "check that the file is whole: .tflite, .onnx and OpenVINO .xml files are recognised by their first bytes"
     return "leave the engine out, and the one made for the format is taken"

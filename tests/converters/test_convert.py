@@ -9,7 +9,7 @@ import pytest
 from convert_helpers import borders, known, run, sqnr
 
 from edgewright.artifact import Artifact, file_sha256
-from edgewright.converters.tflite_file import read_metadata
+from edgewright.converters.tflite_file import read_metadata, set_signature
 from edgewright.errors import (
     EdgewrightError,
     ModelError,
@@ -22,6 +22,7 @@ from edgewright.errors import (
 )
 from edgewright.pipeline import Data, convert
 from edgewright.preprocess import Preprocess
+from edgewright.testing import plus_one_onnx, two_by_two_tflite
 from edgewright.worker import Limits
 
 # Least SQNR in dB on models whose weights keep the scale. int16x8 and dynamic are bound by their 8-bit weights.
@@ -260,8 +261,6 @@ def test_select_tf(convert_files, tmp_path):
 
 
 def test_onnx(tmp_path):
-    from edgewright.testing import plus_one_onnx
-
     source = plus_one_onnx(tmp_path / "free.onnx", batch=None)
     x = np.linspace(-3, 3, 96, dtype=np.float32).reshape(24, 4)
     for precision, least in (("float32", 200), ("float16", 50), ("int8", 35)):
@@ -405,3 +404,29 @@ def test_larger_than_the_quantizers_small(build_tflite, tmp_path):
         artifact = convert(path, tmp_path / precision, precision=precision, io=io, samples={"x": x})
         assert sqnr(x @ weights.T, run(artifact, {"x": x})["y"]) > 30
         assert artifact.path.stat().st_size < 520_000
+
+
+def test_from_float16_file(convert_files, tmp_path):
+    """Weights that are float16 already count as weights: int8 and dynamic shrink them."""
+    feeds, wanted = known(convert_files, "conv")
+    half = make(convert_files, "conv", tmp_path / "half", precision="float16").path
+    for precision in ("dynamic", "int8", "int16x8"):
+        artifact = convert(half, tmp_path / "made", precision=precision, samples=feeds)
+        assert sqnr(wanted["scores"], run(artifact, feeds)["scores"]) >= FLOOR[precision]
+        direct = make(convert_files, "conv", tmp_path / "direct", precision=precision)
+        assert artifact.path.stat().st_size < direct.path.stat().st_size * 1.2
+
+
+def test_one_name_twice(tmp_path):
+    """An input and an output of one name stay that in TFLite; OpenVINO cannot have it and says what the output is called."""
+    path = two_by_two_tflite(tmp_path / "model.tflite")
+    path.write_bytes(set_signature(path, ["signal", "alpha"], ["signal", "product"]))
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.normal(size=(20, n)).astype(np.float32) for name, n in (("signal", 4), ("alpha", 3))}
+    wanted = run(convert(path, tmp_path / "float"), feeds)
+    for to, name in (("tflite", "signal"), ("openvino", "signal_1")):
+        notes = []
+        artifact = convert(path, tmp_path / "made", to=to, precision="int8", io="int8", samples=feeds, warnings=notes)
+        assert [spec.name for spec in artifact.outputs] == [name, "product"]
+        assert any("'signal' is called 'signal_1'" in note for note in notes) == (to == "openvino")
+        assert sqnr(wanted["signal"], run(artifact, feeds)[name]) > 30

@@ -53,6 +53,7 @@ class KerasReader:
         if custom:
             _import_custom(custom, trust)
         releases = ("tf_keras",) if version.startswith("2.") else ("keras",) if kind == "keras" else ("keras", "tf_keras")
+        self._traced: Any = None
         self.model = _load(path, f".{kind}", releases, safe=not trust)
 
     @staticmethod
@@ -69,23 +70,28 @@ class KerasReader:
     def reference(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs of the model in inference mode; arrays keep their leading batch axis."""
         inputs, outputs = self.specs()
-        results = _call(self.model, [feeds[spec.name] for spec in inputs])
+        if self._traced is None:
+            import tensorflow as tf
+
+            signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
+            call = lambda *tensors: _call(self.model, tensors)  # noqa: E731 - tf.function wants a fresh one per model
+            self._traced = tf.function(call, input_signature=signature, autograph=False, jit_compile=False)
+        results = self._traced(*(feeds[spec.name].astype(spec.dtype, copy=False) for spec in inputs))
         return {spec.name: np.asarray(value) for spec, value in zip(outputs, results, strict=True)}
 
     def lower(self, out: Path, options: LowerOptions) -> None:
         """Write the model as a float32 TFLite file; see `ReferenceReader.lower`."""
         inputs, outputs = self.specs()
-        if options.unroll:
-            _unroll(self.model, options.unroll)
-        lower_function(
-            lambda *tensors: _call(self.model, tensors),
-            inputs,
-            [spec.name for spec in outputs],
-            out,
-            batch=options.batch,
-            select_tf=options.select_tf,
-            layers=self.layer_names(),
-        )
+        with _unrolled(self.model, options.unroll):
+            lower_function(
+                lambda *tensors: _call(self.model, tensors),
+                inputs,
+                [spec.name for spec in outputs],
+                out,
+                batch=options.batch,
+                select_tf=options.select_tf,
+                layers=self.layer_names(),
+            )
 
     def recurrent_steps(self) -> dict[str, int | None]:
         """Sequence length of every recurrent layer, by layer name; None where it is free."""
@@ -366,11 +372,17 @@ def _steps(layer: Any) -> int | None:
     return max(lengths) if lengths and None not in lengths else None
 
 
-def _unroll(model: Any, limit: int) -> None:
-    for layer in _recurrent(model):
-        steps = _steps(layer)
-        if steps is not None and steps <= limit:
-            layer.unroll = True
+@contextmanager
+def _unrolled(model: Any, limit: int) -> Iterator[None]:
+    """Within the block, recurrent layers of at most `limit` steps trace unrolled."""
+    changed = [layer for layer in _recurrent(model) if not layer.unroll and (_steps(layer) or limit + 1) <= limit]
+    for layer in changed:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in changed:
+            layer.unroll = False
 
 
 def _weights(model: Any) -> Iterator[WeightInfo]:
