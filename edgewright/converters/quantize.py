@@ -19,6 +19,7 @@ from edgewright.converters.tflite_rewrite import (
     declare_versions,
     float16_weights,
     float32_weights,
+    general_scales,
     integer_io,
     rewrite,
     settle_unused_outputs,
@@ -163,13 +164,19 @@ def _static(data: bytes, samples: Calibration, *, bits: int, io: str, min_runtim
         ranges = calibrate(data, samples, tool.get_quantization_recipe())
         if bits == 16:
             ranges = {name: _wide_enough(found) for name, found in ranges.items()}
-        result = rewrite(bytes(tool.quantize(ranges).quantized_model), settle_unused_outputs)
+        result = rewrite(bytes(tool.quantize(ranges).quantized_model), _settle)
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         raise _failed(error) from error
     if io == "float32":
         return result
     limits = _border_ranges(data, ranges, samples)
     return rewrite(result, lambda schema, tree: integer_io(schema, tree, io, limits))
+
+
+def _settle(schema: Any, tree: Any) -> None:
+    """Mend what the quantizer leaves in a form that engines refuse."""
+    settle_unused_outputs(schema, tree)
+    general_scales(schema, tree)
 
 
 def _border_ranges(data: bytes, ranges: Ranges, samples: Calibration) -> list[tuple[float, float] | None]:

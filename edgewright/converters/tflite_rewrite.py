@@ -15,6 +15,7 @@ __all__ = [
     "declare_versions",
     "float16_weights",
     "float32_weights",
+    "general_scales",
     "integer_io",
     "rewrite",
     "settle_unused_outputs",
@@ -68,6 +69,10 @@ def float16_weights(schema: Any, tree: Any) -> None:
             graph.tensors.append(stored)
             restore.append(_operator(schema, tree, schema.BuiltinOperator.DEQUANTIZE, [len(graph.tensors) - 1], [index]))
         graph.operators = [*restore, *graph.operators]
+    for graph in tree.subgraphs:  # a tensor that no op reads may name a buffer that is float16 now
+        for tensor in graph.tensors:
+            if tensor.type == kinds.FLOAT32 and halves.get(tensor.buffer):
+                tensor.type = kinds.FLOAT16
 
 
 def float32_weights(schema: Any, tree: Any) -> None:
@@ -137,6 +142,25 @@ def use_integer_forms(schema: Any, tree: Any, *, bits: int) -> None:
             else:
                 result.append(op)
         graph.operators = result
+
+
+def general_scales(schema: Any, tree: Any) -> None:
+    """Have int16 ADD and SUB take scales of any size.
+
+    The schema's default promises powers of two; scales that come near them (2/32767 and 1/32767, as a Rescaling to
+    [-1, 1] gives) then take the kernels' other path, which refuses most of their combinations.
+    """
+    forms = {
+        schema.BuiltinOperator.ADD: (schema.BuiltinOptions.AddOptions, schema.AddOptionsT),
+        schema.BuiltinOperator.SUB: (schema.BuiltinOptions.SubOptions, schema.SubOptionsT),
+    }
+    for graph in tree.subgraphs:
+        for op in graph.operators:
+            kind = _kind(tree, op)
+            if kind in forms and graph.tensors[op.outputs[0]].type == schema.TensorType.INT16:
+                if op.builtinOptions is None:
+                    op.builtinOptionsType, op.builtinOptions = forms[kind][0], forms[kind][1]()
+                op.builtinOptions.potScaleInt16 = False
 
 
 def settle_unused_outputs(schema: Any, tree: Any) -> None:
