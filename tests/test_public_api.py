@@ -28,7 +28,7 @@ GOLDEN = {
     "edgewright.runtime": "ENGINES Execution Session open_session",
     "edgewright.samples": "Samples SamplesSpec open_samples",
     "edgewright.step": "Step StepContext",
-    "edgewright.verification": "ModelOutputs check outputs_of require verify",
+    "edgewright.verification": "ModelOutputs check convert_and_verify outputs_of require verify",
     "edgewright.worker": "Job Limits Worker progress run",
 }
 
