@@ -89,6 +89,22 @@ def row():
     return keras.Model(x, keras.ops.relu(x) * 2.0, name="row")
 
 
+def scaled():
+    """Rescaling to [-1, 1]: in int16 its scales come near powers of two."""
+    image = keras.Input((8, 8, 3), name="image")
+    x = L.Rescaling(1 / 127.5, offset=-1.0)(image)
+    return keras.Model(image, L.Dense(3, name="scores")(L.Flatten()(L.Conv2D(4, 3, padding="same")(x))), name="scaled")
+
+
+def dilated():
+    """Convolutions that OpenVINO's CPU plug-in computes wrongly in int8 while the batch is free."""
+    x = series = keras.Input((64, 6), name="series")
+    for filters, options in ((16, {"padding": "same"}), (24, {"padding": "causal", "dilation_rate": 2}), (32, {"strides": 2})):
+        x = L.Conv1D(filters, 3, use_bias=False, **options)(x)
+        x = L.ReLU()(L.BatchNormalization()(x))
+    return keras.Model(series, L.Dense(10, name="scores")(L.GlobalAveragePooling1D()(x)), name="dilated")
+
+
 def sinh():
     """An op that TFLite lacks and its Flex delegate has."""
     x = keras.Input((4,), name="x")
@@ -101,7 +117,9 @@ def save(folder, name, model, lower):
     feeds = {
         t.name: rng.integers(0, 20, (24, *t.shape[1:])).astype(np.int32)
         if "int" in str(t.dtype)
-        else rng.normal(size=(24, *t.shape[1:])).astype(np.float32)
+        else (rng.uniform(0, 255, (24, *t.shape[1:])) if name == "scaled" else rng.normal(size=(24, *t.shape[1:]))).astype(
+            np.float32
+        )
         for t in model.inputs
     }
     found = model(list(feeds.values()) if len(feeds) > 1 else next(iter(feeds.values())), training=False)
@@ -122,7 +140,7 @@ def save(folder, name, model, lower):
 
 
 def main(folder):
-    for make in (conv, two, tokens, lstm, wavy, odd, row):
+    for make in (conv, two, tokens, lstm, wavy, odd, row, scaled, dilated):
         save(folder, make.__name__, make(), lower=True)
     save(folder, "sinh", sinh(), lower=False)
 

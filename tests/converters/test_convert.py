@@ -146,6 +146,32 @@ def test_dynamic_batch(convert_files, tmp_path):
         convert(four, tmp_path / "other", to="openvino", batch=2)
 
 
+def test_int8_with_a_free_batch_is_computed_right_or_fixed(convert_files, tmp_path):
+    """OpenVINO computes some int8 models wrongly while their batch is free: the file must not be one of them."""
+    feeds, wanted = known(convert_files, "dilated")
+    warnings = []
+    artifact = convert(
+        convert_files / "dilated_free.tflite", tmp_path / "d", to="openvino", precision="int8", samples=feeds, warnings=warnings
+    )
+    assert sqnr(wanted["scores"], run(artifact, feeds)["scores"]) > FLOOR["int8"]
+    fixed = artifact.inputs[0].shape[0] == 1
+    assert any("batch size is fixed to 1" in warning for warning in warnings) == fixed
+
+
+def test_int16_scales_near_powers_of_two(convert_files, tmp_path):
+    """The kernels take 2/32767 for a power of two, and refuse the file unless it says that its scales are general."""
+    feeds, wanted = known(convert_files, "scaled")
+    artifact = convert(convert_files / "scaled.tflite", tmp_path / "s", precision="int16x8", samples=feeds)
+    assert sqnr(wanted["scores"], run(artifact, feeds)["scores"]) > FLOOR["int16x8"]
+
+
+def test_float16_in_loops(convert_files, tmp_path):
+    """A recurrent layer keeps its loop in float16, whose graphs share constants."""
+    feeds, wanted = known(convert_files, "lstm")
+    artifact = convert(convert_files / "lstm.keras", tmp_path / "loop", precision="float16")
+    assert sqnr(wanted["cls"], run(artifact, feeds)["cls"]) > FLOOR["float16"]
+
+
 @pytest.mark.parametrize(
     ("to", "precision", "ops"),
     [
