@@ -77,11 +77,12 @@ def quantize_tflite(
     """
     reader = READERS.get("tflite")(Path(source))
     inputs, outputs = reader.specs()
-    if any(spec.quantized for spec in (*inputs, *outputs)) or any(w.bits < 16 for w in reader.info().weights):
+    info = reader.info()
+    if any(spec.quantized for spec in (*inputs, *outputs)) or any(weight.bits < 16 for weight in info.weights):
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
     data = set_signature(Path(source), *names)
-    if any(weight.bits == 16 for weight in reader.info().weights):
+    if any(weight.bits == 16 for weight in info.weights):
         data = rewrite(data, float32_weights)
     opened = open_calibration(samples, inputs)
     if precision == "float16":
@@ -93,7 +94,7 @@ def quantize_tflite(
             raise SamplesError(f"precision {precision} needs samples to calibrate with", hint="add --samples")
     else:
         bits = 8 if precision == "int8" else 16
-        _refuse_loops(reader.info().ops, precision)
+        _refuse_loops(info.ops, precision)
         data = rewrite(data, lambda schema, tree: use_integer_forms(schema, tree, bits=bits))
         data = _static(data, Calibration(opened, inputs), bits=bits, io=io, min_runtime=min_runtime)
     described = {**metadata, "specs": specs_digest(inputs, outputs)}
