@@ -92,11 +92,12 @@ def print_info(path: Path, info: ModelInfo, *, weights: int | None) -> None:
         if len(shown) < len(info.weights)
         else "weights"
     )
-    table = _table([("tensor", "left"), ("shape", "left"), ("dtype", "left"), *_rights("zeros", "unique", "per channel")])
+    table = _table([("tensor", "left"), ("shape", "left"), ("dtype", "left"), *_rights("bits", "zeros", "unique", "per channel")])
     rows = []
     for w in shown:
         per_channel = f"{w.unique_per_channel:,}" if w.channel_axis is not None else "-"
-        rows.append(("x".join(map(str, w.shape)) or "scalar", w.dtype, f"{w.sparsity:.1%}", f"{w.unique:,}", per_channel))
+        shape = "x".join(map(str, w.shape)) or "scalar"
+        rows.append((shape, w.dtype, str(w.bits), f"{w.sparsity:.1%}", f"{w.unique:,}", per_channel))
     titles = [str(column.header) for column in table.columns][1:]
     used = sum(2 + max(map(len, column)) for column in zip(titles, *rows, strict=True))
     for w, row in zip(shown, rows, strict=True):
