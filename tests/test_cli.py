@@ -70,9 +70,13 @@ def here(place, monkeypatch, capsys):
 
 
 def process(*arguments, **options):
-    """Starts the command line as a process of its own."""
+    """Starts the command line as a process of its own, with Ctrl-C on: a job in a shell's background inherits it ignored."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen([sys.executable, "-m", "edgewright.cli", *map(str, arguments)], **streams)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([sys.executable, "-m", "edgewright.cli", *map(str, arguments)], **streams)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --- help --------------------------------------------------------------------------------------------------------------
