@@ -102,6 +102,7 @@ def write_ir(
         )
     _number(model)
     ranges: dict[str, tuple[float, float]] = {}
+    notes: list[str] = []
     opened = open_calibration(samples, inputs)
     if opened is not None and precision == "int8":
         sized = [replace(spec, shape=(batch, *spec.shape[1:])) for spec in inputs] if batch else inputs
@@ -109,12 +110,10 @@ def write_ir(
         ranges = _ranges(model, inputs, outputs, feeds) if io != "float32" else {}
         model = _quantize(model, inputs, feeds)
         if _wrong_when_free(model, inputs, feeds):
-            opened.warnings.append(
-                "the batch size is fixed to 1: with a free one OpenVINO's CPU plug-in computes this int8 model wrongly"
-            )
+            notes.append("the batch size is fixed to 1: with a free one OpenVINO's CPU plug-in computes this int8 model wrongly")
             _fix_batch(model, 1)
     elif precision == "dynamic":
-        model = _weights_only(model)
+        model = _weights_only(model, notes)
     left = list(float_ops(model, list(layers))) if precision == "int8" else []
     _name(model, [spec.name for spec in inputs], [spec.name for spec in outputs])
     scales: dict[str, dict[str, float]] = {}
@@ -327,15 +326,45 @@ def _run(model: Any, feeds: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
     return [np.concatenate(results) for results in found]
 
 
-def _weights_only(model: Any) -> Any:
+def _weights_only(model: Any, notes: list[str]) -> Any:
+    """Int8 weights, float computation; what the CPU plug-in cannot compile in that form stays float, and is noted."""
     import nncf
 
+    def compressed(ignored: Sequence[str]) -> Any:
+        scope = nncf.IgnoredScope(names=list(ignored)) if ignored else None
+        return nncf.compress_weights(model.clone(), mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
+
     try:
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        result = compressed(())
+        if _compiles(result):
+            return result
+        single = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution" and _on_one_position(op)]
+        result = compressed([op.get_friendly_name() for op in single])
     except MemoryError:
         raise
     except Exception as error:  # as above
         raise ConversionError(f"NNCF failed: {_first_line(error)}", hint="try --precision float16; -v shows its log") from error
+    if not _compiles(result):
+        raise ConversionError("OpenVINO cannot compile the model with int8 weights", hint="use --precision float16 or int8")
+    notes.append(
+        f"{len(single)} convolutions on maps of 1x1 keep float32 weights: OpenVINO's CPU plug-in cannot compile them in int8"
+    )
+    return result
+
+
+def _compiles(model: Any) -> bool:
+    import openvino as ov
+
+    try:
+        ov.compile_model(model, "CPU")
+    except RuntimeError:
+        return False
+    return True
+
+
+def _on_one_position(convolution: Any) -> bool:
+    """Whether a convolution computes one position only, as those in squeeze-and-excite blocks do."""
+    return all(size.is_static and size.get_length() == 1 for size in list(convolution.output(0).get_partial_shape())[2:])
 
 
 def _name(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
