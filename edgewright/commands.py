@@ -181,8 +181,10 @@ def convert(
     data = _data(samples, window, stride, preprocess, limit, seed)
     report = None
     with progress_bar(f"converting {model.name}") as update:
-        if no_verify or data is None or select_tf:
+        if no_verify or select_tf:
             artifact = pipeline.convert(model, out, samples=data, progress=update, **options)
+            if not no_verify:
+                notes.append("not compared with the original: the engines here have no Flex delegate to run the file with")
         else:
             artifact, report = verification.convert_and_verify(model, out, samples=data, progress=update, **options)
     if as_json:
@@ -200,7 +202,8 @@ def convert(
     if report:
         print_report(report)
     for note in notes:
-        say("warning", note)
+        if report is None or note not in report.warnings:
+            say("warning", note)
 
 
 def verify(

@@ -20,10 +20,13 @@ from edgewright.samples import Samples, SamplesSpec, open_samples
 from edgewright.step import StepContext
 from edgewright.worker import Limits, Worker, run
 
-__all__ = ["TRAINING_FORMATS", "Data", "Progress", "Trust", "convert", "declare", "inspect", "silent"]
+__all__ = ["TRAINING_FORMATS", "Data", "Progress", "Trust", "convert", "declare", "described", "inspect", "silent"]
 
 Progress = Callable[[float, str], None]
 Alongside = Callable[[Worker, SamplesSpec], Callable[[], object]]
+
+MODEL_SUFFIXES = frozenset({".keras", ".h5", ".onnx", ".tflite", ".xml"})
+"""Endings that name a model format."""
 
 TRAINING_FORMATS = ("keras", "saved_model")
 """Formats that are lowered to TFLite first and that compute their own reference outputs."""
@@ -61,6 +64,12 @@ class Data:
     preprocess: Mapping[str, Preprocess] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
+
+    def completed(self, meta: ModelMeta) -> Data:
+        """These samples with the preprocessing that a model was saved with, unless they come with their own."""
+        if self.preprocess or isinstance(self.source, Samples):
+            return self
+        return replace(self, preprocess={name: Preprocess.from_json(value) for name, value in meta.preprocess.items()})
 
     def spec(self, inputs: tuple[TensorSpec, ...], work: Path) -> SamplesSpec:
         """What a child process needs to open these samples; arrays in memory are written to `work`."""
@@ -175,17 +184,13 @@ def convert(
             source = _lowered(path, reader, work / "float32.tflite", options, trust, original, report.part(0.0, 0.6), notes)
             start = 0.6
         else:
-            source = _opened(path, reader, child)
+            source = described(path, child=child)
             _check_batch(source, batch, to)
             start = 0.05
         spec = None
         if data is not None:
-            if not data.preprocess:
-                known = {name: Preprocess.from_json(value) for name, value in source.meta.preprocess.items()}
-                data = replace(data, preprocess=known)
-            declared = declare(data.preprocess, source.inputs)
-            source = source.with_meta(preprocess={name: value.to_json() for name, value in declared.items()})
-            spec = data.spec(source.inputs, work)
+            spec = data.completed(source.meta).spec(source.inputs, work)
+            source = source.with_meta(preprocess={name: dict(value) for name, value in spec.preprocess.items()})
         if original is not None:
             if alongside is not None and spec is not None:
                 finish = alongside(original, spec)
@@ -210,7 +215,7 @@ def _target(path: Path, out: str | Path | None, ending: str, suffix: str) -> Pat
     """The file to write: as named, in the folder that is named, or beside the model.
 
     Raises:
-        UsageError: writing it would destroy the model that is converted.
+        UsageError: writing it would destroy the model that is converted, or it is named as another format.
     """
     place = path if path.name else path.resolve()
     default = (place.name if path.is_dir() else place.stem) + ending + suffix
@@ -218,6 +223,11 @@ def _target(path: Path, out: str | Path | None, ending: str, suffix: str) -> Pat
         target = place.with_name(default)
     elif Path(out).is_dir() or str(out).endswith(("/", os.sep)):
         target = Path(out) / default
+    elif Path(out).suffix in MODEL_SUFFIXES - {suffix}:
+        raise UsageError(
+            f"{out} is named as a {Path(out).suffix} file, the format to write ends in {suffix}",
+            hint=f"choose the format with --to, or name it {Path(out).with_suffix(suffix)}",
+        )
     else:
         target = Path(out) if Path(out).suffix == suffix else Path(f"{out}{suffix}")
     written = [target, target.with_suffix(".bin")] if suffix == ".xml" else [target]
@@ -313,19 +323,38 @@ def _lowered(
     )
 
 
-def _opened(path: Path, reader: str, child: Worker) -> Artifact:
-    """A TFLite or ONNX file as an artifact, its specs read in a child."""
+def described(path: Path, trust: Trust = Trust(), limits: Limits = Limits(), child: Worker | None = None) -> Artifact:
+    """What is known of a model file: by the sidecar beside it, or else by the file itself, read in a child.
+
+    Args:
+        path: the model.
+        trust: what the file may do on loading.
+        limits: time and memory of a child of its own.
+        child: a child that runs already and is used instead.
+
+    Raises:
+        ArtifactError: the sidecar is unreadable or of another file.
+        ModelError: the file cannot be read.
+    """
     known = Artifact.load(path)
     if known:
         return known
-    found = child.call(
-        "edgewright.converters.jobs:model_specs", what=f"reading {path.name}", path=str(path), trust=False, custom=None
-    )
+    format = find_reader(path)
+    with ExitStack() as stack:
+        worker = child or stack.enter_context(Worker(limits))
+        found = worker.call(
+            "edgewright.converters.jobs:model_specs",
+            what=f"reading {path.name}",
+            path=str(path),
+            trust=trust.code,
+            custom=trust.custom,
+        )
     return Artifact.of(
         path,
-        reader,
+        format,
         tuple(TensorSpec.from_json(spec) for spec in found["inputs"]),
         tuple(TensorSpec.from_json(spec) for spec in found["outputs"]),
+        meta=ModelMeta(preprocess=found["preprocess"]),
     )
 
 

@@ -58,8 +58,11 @@ class Source:
     def hint(self, spec: TensorSpec, shape: tuple[int, ...]) -> str:
         """What to do about samples of a wrong shape."""
         wanted = spec.shape[1:]
-        if len(wanted) == 2 and shape[-1:] == wanted[1:] and wanted[0] is not None and len(shape) <= 2:
-            return f"pass windows of {wanted[0]} samples, or add --window {wanted[0]} to cut them from a recording"
+        rows = wanted[0] if len(wanted) == 2 and shape[-1:] == wanted[1:] else None
+        if rows is not None and len(shape) == 1:
+            return f"pass windows of {rows} samples, or add --window {rows} to cut them from a recording"
+        if rows is not None and len(shape) == 2:
+            return f"cut windows of {rows} rows, these have {shape[0]}"
         if [n for n in shape if n != 1] == [n for n in wanted if n != 1]:
             return "they differ in axes of size 1 only: reshape the array"
         return "reshape the arrays, or declare the preprocessing that leads from the raw samples to the input"
@@ -74,10 +77,12 @@ def source_of_name(text: str, inputs: tuple[TensorSpec, ...], window: int | None
         source = _of_folder(path, inputs)
     elif path.is_file() and path.suffix.lower() in {".npz", ".npy", ".csv"}:
         try:
-            arrays = {".npz": _npz, ".npy": _npy, ".csv": _csv}[path.suffix.lower()](path, inputs)
+            arrays, columns = {".npz": _npz, ".npy": _npy, ".csv": _csv}[path.suffix.lower()](path, inputs)
         except OSError as error:
             raise SamplesError(f"{path} cannot be read: {error.strerror or error}") from error
-        return str(path.resolve()), source_of_arrays(str(path), arrays, inputs, _class_names(path.parent), window, stride)
+        found = source_of_arrays(str(path), arrays, inputs, _class_names(path.parent), window, stride)
+        found.columns = columns
+        return str(path.resolve()), found
     else:
         raise SamplesError(f"{text} {'is of no known kind' if path.exists() else 'does not exist'}", hint=f"samples are {KINDS}")
     if window:
@@ -114,6 +119,7 @@ class _Arrays(Source):
     arrays: dict[str, Array] = field(default_factory=dict)
     starts: Array | None = None
     window: int = 0
+    columns: tuple[str, ...] = ()  # names of a CSV's channels
 
     def read(self, indices: Array) -> Iterator[Mapping[str, Any]]:
         for index in indices:
@@ -128,6 +134,14 @@ class _Arrays(Source):
                 total.update(f"{kind}:{name}:{values.dtype}:{values.shape}\n".encode())
                 total.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
         return total.hexdigest()
+
+    def hint(self, spec: TensorSpec, shape: tuple[int, ...]) -> str:
+        wanted = spec.shape[1:]
+        channels = wanted[-1] if wanted else None
+        if channels is None or len(self.columns) <= channels or shape[-1:] != (len(self.columns),):
+            return Source.hint(self, spec, shape)  # no super(): slots make a new class
+        cut = f", and add --window {wanted[0]}" if len(shape) == 1 and len(wanted) == 2 and wanted[0] is not None else ""
+        return f"the columns are {', '.join(self.columns)}: remove those that are no input, it has {channels}{cut}"
 
 
 def source_of_arrays(
@@ -209,15 +223,15 @@ def _commonest(values: Array) -> Any:
     return found[counts.argmax()]
 
 
-def _npy(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+def _npy(path: Path, inputs: tuple[TensorSpec, ...]) -> tuple[dict[str, Array], tuple[str, ...]]:
     name = _only(inputs, f"the single array in {path}")
     try:
-        return {name: np.lib.format.open_memmap(path, mode="r")}
+        return {name: np.lib.format.open_memmap(path, mode="r")}, ()
     except (ValueError, EOFError, SyntaxError) as error:
         raise SamplesError(f"{path} is no readable .npy file: {error}", hint="write it with numpy.save, no objects") from error
 
 
-def _npz(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+def _npz(path: Path, inputs: tuple[TensorSpec, ...]) -> tuple[dict[str, Array], tuple[str, ...]]:
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(member.file_size for member in archive.infolist())
@@ -233,7 +247,7 @@ def _npz(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
         raise SamplesError(f"{path} is no readable .npz file: {error}", hint="write it with numpy.savez, no objects") from error
     if odd := sorted(name for name, values in arrays.items() if not isinstance(values, np.ndarray)):
         raise SamplesError(f"{path} holds {', '.join(odd)}, which are no arrays", hint="write it with numpy.savez")
-    return arrays
+    return arrays, ()
 
 
 def _free_memory_bytes() -> int:
@@ -245,8 +259,8 @@ def _free_memory_bytes() -> int:
     return int(found[1]) << 10 if found else NPZ_LIMIT_BYTES
 
 
-def _csv(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
-    """Numeric columns as one float32 array (rows, channels); label and slice columns as arrays of their own."""
+def _csv(path: Path, inputs: tuple[TensorSpec, ...]) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Numeric columns as one float32 array (rows, channels), label and slice columns as their own; names of the former."""
     name = _only(inputs, f"the recording {path}")
     columns: list[str] = []
     values, texts = array("f"), {}
@@ -280,7 +294,8 @@ def _csv(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
     if not channels:
         raise SamplesError(f"{path} has the columns {', '.join(columns)}, none of them is a channel")
     recording = np.asarray(values, np.float32).reshape(-1, len(channels))
-    return {name: recording, **{keys[at]: _column(cells) for at, cells in texts.items()}}
+    arrays = {name: recording, **{keys[at]: _column(cells) for at, cells in texts.items()}}
+    return arrays, tuple(columns[at] for at in channels)
 
 
 def _is_label(column: str) -> bool:

@@ -197,7 +197,8 @@ class Samples:
         keep = np.arange(min(n, len(self)))
         if seed is not None and n < len(self):
             keep = np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False))
-        subset = Samples(self._source, self._specs, self._preprocess, self._spec.pick(n, seed), self._memory)
+        spec = self._spec.pick(n, seed) if n < len(self) else self._spec
+        subset = Samples(self._source, self._specs, self._preprocess, spec, self._memory)
         subset.labels = {name: values[keep] for name, values in self.labels.items()}
         subset.slices = {name: values[keep] for name, values in self.slices.items()}
         subset.warnings, subset._warned, subset._indices = self.warnings, self._warned, self._indices[keep]

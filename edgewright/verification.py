@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgewright.artifact import Artifact, TensorSpec, file_sha256
+from edgewright.artifact import Artifact, ModelMeta, TensorSpec, file_sha256, sidecar_of
 from edgewright.benchmarks.fidelity import compare_outputs
 from edgewright.converters.readers import find_reader
+from edgewright.converters.writers import WRITERS
 from edgewright.errors import ShapeError, UsageError, VerificationError
-from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, convert, silent
-from edgewright.preprocess import Preprocess
+from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, convert, described, silent
 from edgewright.report import Metric, Report
-from edgewright.samples import Samples, SamplesSpec
-from edgewright.worker import Limits, Worker, run
+from edgewright.samples import SamplesSpec
+from edgewright.worker import Limits, Worker
 
 __all__ = ["ModelOutputs", "check", "convert_and_verify", "outputs_of", "require", "verify"]
 
@@ -99,7 +100,7 @@ def verify(
         find_reader(path)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         work = Path(folder)
-        spec, warnings = _verification_samples(samples, paths[0], trust, limits, work)
+        spec, warnings = _verification_samples(samples, paths, trust, limits, work)
         if reference is None:
             sides = _both(paths, spec, engine, exact, trust, limits, report)
         else:
@@ -130,7 +131,7 @@ def convert_and_verify(
     model: str | Path,
     out: str | Path | None = None,
     *,
-    samples: Data | str | Path | Mapping[str, Any],
+    samples: Data | str | Path | Mapping[str, Any] | None,
     trust: Trust = Trust(),
     limits: Limits = Limits(),
     progress: Progress | None = None,
@@ -141,7 +142,7 @@ def convert_and_verify(
     Args:
         model: see `pipeline.convert`, as for all arguments not named here.
         out: the file to write.
-        samples: what to calibrate with; the first 100 are compared too.
+        samples: what to calibrate with; the first 100 are compared too. None compares on random inputs.
         trust: what the model file may do on loading.
         limits: time and memory of each child process.
         progress: called with a share between 0 and 1 and a text.
@@ -150,7 +151,7 @@ def convert_and_verify(
     Raises:
         EdgewrightError: see `pipeline.convert` and `verify`.
     """
-    data = samples if isinstance(samples, Data) else Data(samples)
+    data = samples if samples is None or isinstance(samples, Data) else Data(samples)
     report = progress or silent
     known: list[Future[ModelOutputs]] = []
     with ThreadPoolExecutor(1) as pool:
@@ -240,25 +241,44 @@ def _identity(side: ModelOutputs) -> dict[str, Any]:
 
 
 def _verification_samples(
-    samples: Any, candidate: Path, trust: Trust, limits: Limits, work: Path
+    samples: Any, paths: tuple[Path, Path], trust: Trust, limits: Limits, work: Path
 ) -> tuple[SamplesSpec, list[str]]:
     """The first 100 samples, or random ones, as both sides open them."""
-    artifact = Artifact.load(candidate)
-    if samples is not None and not isinstance(samples, Data):
-        samples = Data(samples)
-    plain = samples is not None and not isinstance(samples.source, (Mapping, Samples))
-    if artifact and plain and not samples.preprocess:
-        declared = {name: Preprocess.from_json(value) for name, value in artifact.meta.preprocess.items()}
-        samples = replace(samples, preprocess=declared)
-    inputs = artifact.inputs if artifact else ()
-    if samples is None or not plain or "" in samples.preprocess or (samples.preprocess and not inputs):
-        inputs = inputs or _specs_of(candidate, trust, limits)
     if samples is None:
+        inputs = described(paths[0], trust, limits).inputs
         return Data(_random(inputs)).spec(inputs, work), [
             "no samples were given: random inputs were used, which say little about accuracy"
         ]
+    data = samples if isinstance(samples, Data) else Data(samples)
+    known = [described(path, trust, limits) for path in paths if _tells(path)]
+    if not data.preprocess:
+        data = data.completed(_one_preprocessing(known))
+    if data.preprocess or isinstance(data.source, Mapping):
+        inputs = (known[0] if known else described(paths[0], trust, limits)).inputs
+    else:
+        inputs = ()
     inputs = tuple(TensorSpec(s.name, (None, *s.shape[1:]), "float32" if s.quantized else s.dtype) for s in inputs)
-    return samples.spec(inputs, work).pick(VERIFY_SAMPLES, None), []
+    return data.spec(inputs, work).pick(VERIFY_SAMPLES, None), []
+
+
+def _tells(path: Path) -> bool:
+    """Whether a file may hold a preprocessing: it has a sidecar, or is of a format that we write it into."""
+    return sidecar_of(path).is_file() or find_reader(path) in WRITERS.names()
+
+
+def _one_preprocessing(known: list[Artifact]) -> ModelMeta:
+    """The candidate's preprocessing, or the reference's if only that has one.
+
+    Raises:
+        UsageError: both have one, and they differ.
+    """
+    having = [artifact for artifact in known if artifact.meta.preprocess]
+    if not having:
+        return ModelMeta()
+    if any(artifact.meta.preprocess != having[0].meta.preprocess for artifact in having):
+        one, other = (f"{a.path.name} ({json.dumps(dict(a.meta.preprocess))})" for a in having)
+        raise UsageError(f"{one} and {other} were saved with different preprocessing", hint="say which with --preprocess")
+    return having[0].meta
 
 
 def _random(inputs: tuple[TensorSpec, ...], count: int = RANDOM_SAMPLES) -> dict[str, np.ndarray[Any, Any]]:
@@ -272,15 +292,6 @@ def _random(inputs: tuple[TensorSpec, ...], count: int = RANDOM_SAMPLES) -> dict
             rng.standard_normal(shape).astype(np.float32) if real else rng.integers(0, 2, shape).astype(spec.dtype)
         )
     return arrays
-
-
-def _specs_of(path: Path, trust: Trust, limits: Limits) -> tuple[TensorSpec, ...]:
-    what = f"reading {path.name}"
-    found = run(
-        "edgewright.converters.jobs:model_specs", what=what, limits=limits, path=str(path), trust=trust.code, custom=trust.custom
-    )
-    specs = (TensorSpec.from_json(spec) for spec in found["inputs"])
-    return tuple(TensorSpec(s.name, (None, *s.shape[1:]), "float32" if s.quantized else s.dtype) for s in specs)
 
 
 def _both(

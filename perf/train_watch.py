@@ -282,12 +282,17 @@ def macro_f1(truth: Ints, guess: Ints, labels: int) -> float:
     return float(np.mean(2 * both / np.maximum(either, 1)))
 
 
+def parameters(model: keras.Model) -> int:
+    """Return the number of trained parameters, as `edgewright inspect` counts them: without BatchNorm statistics."""
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
 def report(model: keras.Model, data: Recordings, recipe: Recipe, seed: int) -> None:
     """Score the finished model and the forest on the validation and test subjects, and print both."""
     train_set, valid, test = (data.of(who).windows() for who in (TRAIN_SUBJECTS, VALID_SUBJECTS, TEST_SUBJECTS))
     truth, subjects = test["y"], test["slice:subject"]
     print(f"{'':24}{'network':>10}{'forest':>10}")
-    print(f"{'parameters':24}{model.count_params():>10}{'-':>10}")
+    print(f"{'parameters':24}{parameters(model):>10}{'-':>10}")
     print(f"{'epochs':24}{recipe.epochs:>10}{'-':>10}")
     network = guesses(model, valid["imu"]), guesses(model, test["imu"])
     trees = forest(train_set, valid["imu"], seed), forest(train_set, test["imu"], seed)

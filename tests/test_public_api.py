@@ -21,7 +21,7 @@ GOLDEN = {
     "edgewright.errors": """ArtifactError BudgetError ConversionError EXTRAS EdgewrightError EngineError MissingPackageError
         ModelError PluginError SamplesError ShapeError UnsupportedError UntrustedCodeError UsageError VerificationError
         WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
-    "edgewright.pipeline": "Data Progress TRAINING_FORMATS Trust convert declare inspect silent",
+    "edgewright.pipeline": "Data Progress TRAINING_FORMATS Trust convert declare described inspect silent",
     "edgewright.preprocess": "Placement Preprocess decode encode read_image",
     "edgewright.registry": "Kind",
     "edgewright.report": "Metric Report",

@@ -217,6 +217,9 @@ def test_take_and_draw():
     assert np.array_equal(joined(drawn, "imu"), data[picked])
     assert drawn.draw(5, 0).take(3).labels["y"].tolist() == drawn.draw(5, 0).labels["y"].tolist()[:3]
     assert "10 drawn with seed 3" in drawn.describe()
+    for same in (samples.take(50), samples.draw(99, 1).take(60)):  # nothing was left out
+        assert same.describe() == samples.describe() and same.digest() == samples.digest()
+    assert drawn.take(10).draw(4, 1).take(7).describe().endswith("; 10 drawn with seed 3; 4 drawn with seed 1")
     fails(UsageError, lambda: samples.take(0), "0", "1")
     fails(UsageError, lambda: samples.batches(0), "0", "1")
 
@@ -308,7 +311,7 @@ def test_a_wrong_shape_names_the_input_and_both_shapes():
         ShapeError,
         lambda: open_samples({"imu": np.zeros((5, 3, 2))}, IMU),
         "samples for input 'imu' have shape (3, 2), the model takes (4, 2)",
-        "--window 4",
+        "cut windows of 4 rows, these have 3",
     )
     fails(ShapeError, lambda: open_samples({"imu": np.zeros((50, 2))}, IMU), "(2,)", "(4, 2)", "--window 4")
     fails(ShapeError, lambda: open_samples({"imu": np.zeros((5, 4, 2, 1))}, IMU), "(4, 2, 1)", "size 1 only")
@@ -528,6 +531,22 @@ def test_csv_errors_name_row_and_column(write_csv: Callable[[str], Path], text: 
 def test_csv_that_is_no_text(tmp_path: Path):
     (tmp_path / "d.csv").write_bytes(b"\xff\xfe\x80,1\n")
     fails(SamplesError, lambda: open_samples(tmp_path / "d.csv", ROW), "d.csv")
+
+
+def test_a_csv_with_a_column_too_many_lists_its_columns(write_csv: Callable[[str], Path]):
+    path = write_csv("time,ax,ay,y\n" + "1,2,3,0\n" * 9)
+    listed = "the columns are time, ax, ay: remove those that are no input, it has 2"
+    fails(ShapeError, lambda: open_samples(path, IMU, window=4), "(4, 3)", "(4, 2)", listed)
+    fails(ShapeError, lambda: open_samples(path, IMU), f"{listed}, and add --window 4")
+    with pytest.raises(ShapeError) as caught:
+        open_samples(write_csv("ax,ay\n1,2\n"), IMU)
+    assert caught.value.hint == "pass windows of 4 samples, or add --window 4 to cut them from a recording"
+
+
+def test_windows_of_another_length_are_not_cut_again():
+    with pytest.raises(ShapeError) as caught:
+        open_samples({"imu": np.zeros((5, 7, 2))}, IMU)
+    assert caught.value.hint == "cut windows of 4 rows, these have 7"
 
 
 @pytest.mark.parametrize("options", [{"window": 0}, {"window": 4, "stride": 0}, {"stride": 2}, {"window": -1}])

@@ -31,8 +31,10 @@ def inspect_model(path: str, *, trust: bool, custom: str | None) -> dict[str, An
 
 
 def model_specs(path: str, *, trust: bool, custom: str | None) -> dict[str, Any]:
-    """JSON of a file's inputs and outputs."""
-    return _specs(_open(path, trust, custom))
+    """JSON of a file's inputs and outputs, and the preprocessing that is stored in the file itself."""
+    reader = _open(path, trust, custom)
+    stored = reader.preprocess() if hasattr(reader, "preprocess") else {}
+    return {**_specs(reader), "preprocess": stored}
 
 
 def lower_model(

@@ -30,7 +30,14 @@ STATISTICS = (
     "normalization/variance",
     "normalization/count",
 )
-"""Ends of variable paths that are state, not parameters."""
+"""Ends of variable paths that are state, not parameters; for SavedModels, which do not tell the layers' classes."""
+
+LAYER_STATISTICS = {
+    "BatchNormalization": ("moving_mean", "moving_variance"),
+    "BatchNormalizationBase": ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev"),
+    "Normalization": ("adapt_mean", "adapt_variance", "count"),
+}
+"""Attributes that are state, not parameters, by name of the class of Keras that has them."""
 
 
 @READERS.register("keras")
@@ -98,14 +105,16 @@ class KerasReader:
         return {layer.name: _steps(layer) for layer in _recurrent(self.model)}
 
     def layer_names(self) -> list[str]:
-        """Names of all layers, those of inner models included."""
-        return [layer.name for layer in leaf_layers(self.model)]
+        """Names of all layers that the user made, those of inner models included."""
+        directions = {id(one) for layer in _all_layers(self.model) for one in _directions(layer)}  # Keras named these
+        return [layer.name for layer in leaf_layers(self.model) if id(layer) not in directions]
 
     def info(self) -> ModelInfo:
         """Layer classes, weights and sizes; multiply-adds are counted in the lowered graph."""
         inputs, outputs = self.specs()
         macs, note = count_lowered(self, LowerOptions(unroll=128))
         weights = tuple(_weights(self.model))
+        statistics = _statistics(self.model)
         layers = Counter(type(layer).__name__ for layer in leaf_layers(self.model) if type(layer).__name__ != "InputLayer")
         return ModelInfo(
             format=self.format,
@@ -113,9 +122,7 @@ class KerasReader:
             outputs=outputs,
             ops=dict(layers.most_common()),
             weights=tuple(sorted(weights, key=lambda w: -int(np.prod(w.shape)))),
-            parameters=sum(
-                int(np.prod(v.shape)) for v in self.model.weights if not is_statistic(v.path if hasattr(v, "path") else v.name)
-            ),
+            parameters=sum(int(np.prod(v.shape)) for v in self.model.weights if id(v) not in statistics),
             macs=macs,
             macs_note=note,
             raw_bytes=raw_bytes(self.path),
@@ -137,17 +144,56 @@ def count_lowered(reader: Any, options: LowerOptions) -> tuple[int | None, str]:
 
 
 def is_statistic(path: str) -> bool:
-    """Whether a variable is state (BatchNorm statistics, random seeds), not a trained parameter."""
+    """Whether the path of a variable is that of state (BatchNorm statistics, random seeds), not of a trained parameter."""
     return path.split(":")[0].endswith(STATISTICS)
 
 
 def leaf_layers(model: Any) -> Iterator[Any]:
-    """All layers of a model, models within it replaced by their layers; a shared layer once."""
-    seen: set[int] = set()
-    for layer in model._flatten_layers(include_self=False, recursive=True):
+    """All layers of a model, models within it replaced by their layers; a shared layer once.
+
+    A wrapper and what it wraps are a layer each, the two directions of a Bidirectional one; cells belong to their layer.
+    """
+    layers = _all_layers(model)
+    seen = {id(inner) for layer in layers if _is_a(layer, "RNN") for inner in _within(layer.cell)}
+    seen |= {id(inner) for layer in layers for other in _directions(layer)[1:] for inner in _within(other)}
+    for layer in layers:
         if id(layer) not in seen and not hasattr(layer, "layers"):
             seen.add(id(layer))
             yield layer
+
+
+def _all_layers(model: Any) -> list[Any]:
+    """Everything that is a layer at any depth: inner models and cells too."""
+    return list(model._flatten_layers(include_self=False, recursive=True))
+
+
+def _within(layer: Any) -> list[Any]:
+    """A layer and all in it; none for a cell that is no layer."""
+    return [layer, *_all_layers(layer)] if hasattr(layer, "_flatten_layers") else []
+
+
+def _directions(layer: Any) -> list[Any]:
+    """The two layers that a Bidirectional made of the user's one, none for other layers."""
+    return [layer.forward_layer, layer.backward_layer] if _is_a(layer, "Bidirectional") else []
+
+
+def _is_a(layer: Any, name: str) -> bool:
+    """Whether a layer is of a class of Keras, of either release."""
+    return name in _keras_classes(layer)
+
+
+def _keras_classes(layer: Any) -> list[str]:
+    return [kind.__name__ for kind in type(layer).__mro__ if kind.__module__.partition(".")[0] in {"keras", "tf_keras"}]
+
+
+def _statistics(model: Any) -> set[int]:
+    """Ids of the variables that are state of their layer, not parameters, whatever the layer is called."""
+    found: list[Any] = []
+    for layer in _all_layers(model):
+        names = {name for kind in _keras_classes(layer) for name in LAYER_STATISTICS.get(kind, ())}
+        found += [getattr(layer, name, None) for name in names]
+        found += [generator.state for generator in getattr(layer, "_seed_generators", ())]
+    return {id(variable) for variable in found if variable is not None}
 
 
 def _import_custom(module: str, trust: bool) -> None:

@@ -68,6 +68,10 @@ class OpenVinoReader:
             tuple(_spec(port, name, scales) for port, name in zip(self._model.outputs, outputs, strict=True)),
         )
 
+    def preprocess(self) -> dict[str, Any]:
+        """The preprocessing that Edgewright stored in the file, by input name; empty if there is none."""
+        return dict(self._rt_info("meta").get("preprocess") or {})
+
     def info(self) -> ModelInfo:
         """All that `inspect` shows; ops of loop bodies are counted once."""
         with reading(self.path):

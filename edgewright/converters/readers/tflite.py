@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgewright.artifact import TensorSpec, looks_like
 from edgewright.converters.macs import MacCount, conv_macs, matmul_macs, recurrent_macs, transposed_conv_macs
 from edgewright.converters.model_info import ModelInfo, WeightInfo, deflated_bytes, describe_weight, raw_bytes, reading
 from edgewright.converters.readers import READERS
-from edgewright.converters.tflite_file import several_signatures
+from edgewright.converters.tflite_file import read_metadata, several_signatures
 from edgewright.converters.tflite_parse import Graph, Op, Tensor, TfliteFile, parse
 
 __all__ = ["TfliteReader"]
@@ -89,6 +89,10 @@ class TfliteReader:
             _specs(graph, graph.inputs, signed.inputs if signed else ()),
             _specs(graph, graph.outputs, signed.outputs if signed else ()),
         )
+
+    def preprocess(self) -> dict[str, Any]:
+        """The preprocessing that Edgewright stored in the file, by input name; empty if there is none."""
+        return dict((read_metadata(self.path) or {}).get("preprocess") or {})
 
     def info(self) -> ModelInfo:
         """All that `inspect` shows; ops of loop bodies are counted once."""
