@@ -212,9 +212,11 @@ def _warnings_of(sides: tuple[ModelOutputs, ModelOutputs], exact: bool) -> list[
     found: list[str] = []
     for side in sides:
         found.extend(w for w in side.how.get("warnings", ()) if w not in found)
-        precision = side.how.get("execution", {}).get("precision")
-        if precision in {"bf16", "float16"} and not exact:
-            found.append(f"{side.path.name} was computed in {precision} by the engine; --exact forces float32")
+        execution = side.how.get("execution", {})
+        lower = [kind for kind in execution.get("kinds", ()) if kind in {"bf16", "float16"}]
+        if lower and not exact:
+            told = f"{side.path.name} was computed in {lower[0]} where it could be in float32 ({execution['detail']})"
+            found.append(f"{told}; --exact forces float32")
     return found
 
 

@@ -30,6 +30,15 @@ MOVES = frozenset(
 )
 """Ops that keep the quantized values they are given, or are fused into the op before them."""
 
+JOINS = frozenset({"Concat", "Maximum", "Minimum"})
+"""Those of them whose result is quantized only if all of their inputs are."""
+
+CLIPS = frozenset({"Relu", "Clamp"})
+"""Those of them that are computed within the op before them."""
+
+CHOICES = frozenset({"MaxPool", "Maximum", "Minimum", "ReduceMax", "ReduceMin", "Interpolate", "Concat"}) | CLIPS
+"""Those of them that run in float when they are given float values, instead of passing any bytes on."""
+
 PRODUCTS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"})
 
 _COMPARED = 32
@@ -133,7 +142,7 @@ def write_ir(
         "outputs": [spec.to_json() for spec in written[1]],
         "float_ops": [[op, tensor, layer] for op, tensor, layer in left],
         "samples": used(opened),
-        "warnings": [*(opened.warnings if opened else []), *renamed],
+        "warnings": [*(opened.warnings if opened else []), *renamed, *notes],
     }
 
 
@@ -157,18 +166,35 @@ def float_ops(model: Any, layers: Sequence[str]) -> Iterator[tuple[str, str, str
     """Ops that compute on values that were not quantized: (type, tensor, layer), in topological order.
 
     An op computes in int8 when each of its floating inputs comes from a FakeQuantize or a constant, directly or through
-    ops that only move or clip values; the bias of a convolution or matrix product is added within that op.
+    ops that only move or clip values; the bias of a convolution or matrix product is added within that op, and what
+    comes from an op is clipped within it.
     """
+    real: set[str] = set()
     for op in model.get_ordered_ops():
         kind = op.get_type_name()
-        if kind in PLUMBING | MOVES or not op.outputs() or not _floating(op.output(0)):
+        if kind in PLUMBING | (MOVES - CHOICES) or not op.outputs() or not _floating(op.output(0)):
             continue
-        sources = [value.get_source_output().get_node() for value in op.inputs() if _floating(value.get_source_output())]
-        variable = [source for source in sources if not _from_constant(source)]
-        bias = kind == "Add" and len(variable) == 1 and _unmoved(variable[0]).get_type_name() in PRODUCTS
-        if variable and not bias and not all(_unmoved(source).get_type_name() == "FakeQuantize" for source in variable):
-            name = _tensor_name(op)
-            yield kind, name, layer_of(name, layers)
+        sources = _unmoved(_variable(op))
+        if all(source.get_type_name() == "FakeQuantize" for source in sources):
+            continue
+        if kind == "Add" and len(_variable(op)) == 1 and all(source.get_type_name() in PRODUCTS for source in sources):
+            continue
+        if kind in CLIPS and all(_computed_quantized(source, real) for source in sources):
+            continue
+        real.add(op.get_friendly_name())
+        name = _tensor_name(op)
+        yield kind, name, layer_of(name, layers)
+
+
+def _computed_quantized(op: Any, real: set[str]) -> bool:
+    """Whether an op or its bias is a product, which reports for both, or an op that computes on quantized values.
+
+    Args:
+        op: an op that stands before the one in question.
+        real: names of the ops found so far that compute on values that were not quantized.
+    """
+    kind = op.get_type_name()
+    return kind in PRODUCTS | {"FakeQuantize"} or (kind not in PLUMBING and op.get_friendly_name() not in real)
 
 
 def _tensor_name(op: Any) -> str:
@@ -190,11 +216,29 @@ def _floating(output: Any) -> bool:
     return bool(output.get_element_type().is_real())
 
 
-def _unmoved(node: Any) -> Any:
-    """The node whose values these are, before they were moved or clipped."""
-    while node.get_type_name() in MOVES and node.inputs():
-        node = node.input_value(0).get_node()
-    return node
+def _variable(op: Any) -> list[Any]:
+    """Nodes of an op's floating inputs that depend on the model's inputs."""
+    sources = [value.get_source_output().get_node() for value in op.inputs() if _floating(value.get_source_output())]
+    return [source for source in sources if not _from_constant(source)]
+
+
+def _unmoved(nodes: Iterable[Any]) -> list[Any]:
+    """The nodes whose values these are, before they were moved, joined or clipped; each once."""
+    queue, found = list(nodes), []
+    seen: set[str] = set()
+    while queue:
+        node = queue.pop()
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if name in seen:
+            continue
+        seen.add(name)
+        if kind in JOINS:
+            queue += _variable(node)
+        elif kind in MOVES and node.inputs():
+            queue.append(node.input_value(0).get_node())
+        else:
+            found.append(node)
+    return found
 
 
 def _from_constant(node: Any) -> bool:

@@ -39,15 +39,17 @@ class Execution:
             not tell.
         detail: what `precision` was read from, with counts of ops where precisions are mixed.
         device: where it runs and through what, for example "CPU, XNNPACK delegate".
+        kinds: every precision that some computing layer ran in, sorted; empty where the engine does not tell.
     """
 
     precision: str
     detail: str
     device: str
+    kinds: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """Plain form for JSON."""
-        return {"precision": self.precision, "detail": self.detail, "device": self.device}
+        return {"precision": self.precision, "detail": self.detail, "device": self.device, "kinds": list(self.kinds)}
 
 
 class Session(ABC):

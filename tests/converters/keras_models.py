@@ -128,6 +128,27 @@ def recurrent(kind, steps):
     return keras.Model(x, L.Dense(2, name="cls")(getattr(L, kind)(4, name="memory")(x)))
 
 
+def wrapped(K=keras):
+    """Recurrent layers, cells and wrappers of every kind."""
+    layers = K.layers
+    x = K.Input((6, 3), name="imu")
+    y = layers.LSTM(4, return_sequences=True, name="memory")(x)
+    y = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="both")(y)
+    y = layers.TimeDistributed(layers.Dense(3, name="inner"), name="each")(y)
+    y = layers.RNN(layers.StackedRNNCells([layers.LSTMCell(4), layers.GRUCell(3)]), name="stack")(y)
+    return K.Model(x, layers.Dense(2, name="cls")(y))
+
+
+def adapted(K=keras):
+    """State in layers whose names do not tell it, and parameters in one whose name does."""
+    layers = K.layers
+    norm = layers.Normalization(name="norm2")
+    norm.adapt(np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32))
+    x = K.Input((3,), name="x")
+    y = layers.BatchNormalization(name="second", trainable=False)(norm(x))
+    return K.Model(x, layers.Dense(2, name="d")(layers.Dropout(0.1, name="drop")(y)))
+
+
 def erfinv():
     x = keras.Input((4,), name="x")
     return keras.Model(x, keras.ops.erfinv(L.Activation("tanh", name="squash")(x)))
@@ -280,6 +301,9 @@ def main(folder):
     ops = randomize(tf_ops())
     ops.save(folder / "tf_ops.h5")
     answers(ops, folder / "tf_ops")
+    for K, suffix in ((keras, "keras"), (tf_keras, "h5")):
+        wrapped(K).save(folder / f"wrapped.{suffix}")
+        adapted(K).save(folder / f"adapted.{suffix}")
     save_subclassed(folder, custom)
     save_saved_models(folder, models["cnn"])
 

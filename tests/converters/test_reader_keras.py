@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from keras_helpers import Models
 
 from edgewright.converters.readers import find_reader
+from edgewright.converters.tflite_file import layer_of
 from edgewright.errors import MissingPackageError, ModelError, UnsupportedError, UntrustedCodeError
 
 TRUSTED = {"trust": True, "custom": "custom_layers"}
@@ -96,6 +100,37 @@ def test_info_of_shared_and_inner_layers(models):
     assert nested["ops"] == {"Dense": 3, "LayerNormalization": 1}
     assert nested["macs"] == 2 * 36 + 24 + 8
     assert models.info("shared.keras")["parameters"] == 18
+
+
+@pytest.mark.parametrize("name", ["adapted.keras", "adapted.h5"])
+def test_state_is_told_by_the_class_of_its_layer(models, name):
+    found = models.info(name)
+    assert found["parameters"] == 2 * 3 + (3 * 2 + 2)  # gamma and beta, although frozen; the dense layer
+    assert found["ops"] == {"Normalization": 1, "BatchNormalization": 1, "Dropout": 1, "Dense": 1}
+
+
+@pytest.mark.parametrize("name", ["wrapped.keras", "wrapped.h5"])
+def test_cells_are_no_layers_and_wrappers_count_once(models, name):
+    ops = {"LSTM": 1, "Bidirectional": 1, "GRU": 1, "TimeDistributed": 1, "Dense": 2, "RNN": 1}
+    assert models.info(name)["ops"] == ops
+    assert models.lower(name, integer=True)[1]["layers"] == ["imu", "memory", "both", "each", "inner", "stack", "cls"]
+
+
+def test_ops_of_an_unrolled_layer_are_named_by_the_users_layer(models):
+    from ai_edge_litert.interpreter import Interpreter
+
+    file, said = models.lower("lstm.keras", integer=True)
+    names = [tensor["name"] for tensor in Interpreter(str(file)).get_tensor_details()]
+    inside = [name for name in names if "lstm_cell" in name.partition(";")[0]]
+    assert inside
+    assert {layer_of(name, said["layers"]) for name in inside} == {"memory"}
+
+
+def test_the_training_script_counts_parameters_as_inspect_does():
+    code = "import keras, train_watch as t; print(t.parameters(keras.models.load_model(t.OUT / 'watch.keras', compile=False)))"
+    perf = Path(__file__).parents[2] / "perf"
+    done = subprocess.run([sys.executable, "-c", code], cwd=perf, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["84103"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
@@ -232,8 +267,6 @@ def test_h5_that_refers_to_other_files_or_unpacks_to_much(models):
 
 
 def test_missing_tensorflow_is_an_install_line(monkeypatch, keras_files):
-    import sys
-
     from edgewright.converters.readers.keras import KerasReader
 
     monkeypatch.setitem(sys.modules, "h5py", None)

@@ -1,6 +1,9 @@
 """What is particular to one engine: names, quantization, precision, messages."""
 
+import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -211,6 +214,31 @@ class TestOpenVino:
             difference = np.abs(exact.run({"x": x})["y"] - usual.run({"x": x})["y"]).max()
             assert (difference < 1e-5) == (usual.execution.precision == "float32"), usual.execution
 
+    def test_one_precision_is_named_only_if_all_that_computes_has_it(self, tmp_path: Path) -> None:
+        with open_session(_int8_ir(tmp_path / "m.xml"), exact=True) as session:
+            found = session.execution
+        assert (found.precision, found.kinds) == ("mixed", ("float32", "int8"))
+        assert re.search(r": 1 int8; others: \d float32$", found.detail)
+        assert found.to_json()["kinds"] == ["float32", "int8"]
+
+    @pytest.mark.parametrize(
+        ("layers", "precision", "counts", "kinds"),
+        [
+            (["Convolution u8", "MatMul i8", "Reorder bf16", "FakeQuantize f32"], "int8", "2 int8", ["int8"]),
+            (["Convolution u8", "Convolution bf16", "Reorder f32"], "mixed", "1 bf16, 1 int8", ["bf16", "int8"]),
+            (["Convolution u8", "Eltwise f16"], "mixed", "1 int8; others: 1 float16", ["float16", "int8"]),
+            (["Softmax bf16", "Gather i32", "Transpose f32"], "bf16", "1 bf16", ["bf16"]),
+            (["Convolution f32", "Eltwise f32", "Eltwise i32"], "float32", "1 float32; others: 1 float32", ["float32"]),
+            (["Reshape f32", "Const f32"], "unknown", None, []),
+        ],
+    )
+    def test_precision_of_layers(self, layers: list[str], precision: str, counts: str | None, kinds: list[str]) -> None:
+        from edgewright.runtime.engines.openvino import _execution
+
+        found = _execution(_Compiled(layers))
+        assert (found.precision, found.to_json()["kinds"]) == (precision, kinds)
+        assert counts is None or found.detail == f"nodes of the execution graph: {counts}"
+
     def test_reset_clears_state(self, tmp_path: Path) -> None:
         path = _counter_ir(tmp_path / "m.xml")
         with open_session(path) as session:
@@ -345,6 +373,48 @@ def _conv_ir(path: Path) -> Path:
     y.output(0).set_names({"y"})
     ov.save_model(ov.Model([y], [x], "conv"), str(path), compress_to_fp16=False)
     return path
+
+
+def _int8_ir(path: Path) -> Path:
+    """A convolution between quantized values, and a softmax of its float result."""
+    from edgewright.runtime.engines.openvino import import_openvino
+
+    ov = import_openvino()
+    op = ov.opset13
+    low, high = np.array(-2, np.float32), np.array(2, np.float32)
+    x = op.parameter([1, 16, 8, 8], np.float32, name="x")
+    weights = op.constant(np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32))
+    x8, weights8 = (op.fake_quantize(value, low, high, low, high, levels) for value, levels in ((x, 256), (weights, 255)))
+    y = op.softmax(op.convolution(x8, weights8, [1, 1], [1, 1], [1, 1], [1, 1]), 1)
+    x.output(0).set_names({"x"})
+    y.output(0).set_names({"y"})
+    ov.save_model(ov.Model([y], [x], "int8"), str(path), compress_to_fp16=False)
+    return path
+
+
+class _Compiled:
+    """A compiled model of OpenVINO as far as its execution graph: layers are "type precision"."""
+
+    def __init__(self, layers: list[str]) -> None:
+        self._layers = layers
+
+    def get_property(self, name: str) -> Any:
+        from edgewright.runtime.engines.openvino import import_openvino
+
+        return ["CPU"] if name == "EXECUTION_DEVICES" else import_openvino().Type.bf16
+
+    def get_runtime_model(self) -> "_Compiled":
+        return self
+
+    def get_ordered_ops(self) -> list[Any]:
+        return [SimpleNamespace(get_rt_info=partial(_info, *layer.split())) for layer in self._layers]
+
+
+def _info(kind: str, precision: str) -> dict[str, Any]:
+    from edgewright.runtime.engines.openvino import import_openvino
+
+    any_of = import_openvino().OVAny
+    return {"layerType": any_of(kind), "runtimePrecision": any_of(precision)}
 
 
 def _counter_ir(path: Path) -> Path:

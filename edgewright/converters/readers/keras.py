@@ -410,7 +410,7 @@ def _recurrent(model: Any) -> list[Any]:
 def _steps(layer: Any) -> int | None:
     """Sequence length of a recurrent layer, None if it is free or unknown."""
     nodes = getattr(layer, "_inbound_nodes", ())
-    shapes = [tensor.shape for node in nodes for tensor in getattr(node, "input_tensors", ())[:1]]
+    shapes = [tensor.shape for node in nodes for tensor in _flat(getattr(node, "input_tensors", ()))[:1]]
     if not shapes:
         config = (layer.get_build_config() or {}) if hasattr(layer, "get_build_config") else {}
         shapes = [config["input_shape"]] if config.get("input_shape") else []

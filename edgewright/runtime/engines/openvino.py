@@ -33,20 +33,16 @@ _MAC_LAYERS = {
     "LSTMCell",
     "GRUCell",
     "BinaryConvolution",
+    "ScaledDotProductAttention",
 }
-_NOT_COMPUTE = {
-    "Input",
-    "Output",
-    "Const",
-    "Reorder",
-    "Convert",
-    "Reshape",
-    "Transpose",
-    "Concatenation",
-    "Split",
-    "MemoryInput",
-    "MemoryOutput",
-}
+_NOT_COMPUTE = frozenset(
+    (
+        "Input Output Const MemoryInput MemoryOutput Reorder Convert FakeQuantize Reshape Transpose Concatenation Split "
+        "ShapeOf Broadcast Tile Pad StridedSlice Gather GatherElements GatherND DepthToSpace SpaceToDepth BatchToSpace "
+        "SpaceToBatch ShuffleChannels ReverseSequence Reverse Roll"
+    ).split()
+)
+"""Layers that move, store or recode values: what type they do it in says nothing of the arithmetic."""
 
 
 @contextmanager
@@ -261,20 +257,27 @@ def _spec(port: Any, name: str, scales: Mapping[str, tuple[float, int]]) -> Tens
 def _execution(compiled: Any) -> Execution:
     """What the compiled nodes compute in, from the execution graph: the hint alone says what is allowed, not what is done.
 
-    Layers with multiply-adds decide where there are any: they are where the time and the rounding is.
+    Layers with multiply-adds are counted apart, they are where the time and the rounding is; but one precision is named
+    only if all layers that compute share it.
     """
     device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    layers: list[tuple[str, str]] = []
+    products: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         kind, precision = (info[key].astype(str) if key in info else "" for key in ("layerType", "runtimePrecision"))
-        if kind and kind not in _NOT_COMPUTE:
-            layers.append((kind, _PRECISIONS.get(precision, "")))
-    kinds = Counter(precision for kind, precision in layers if precision and kind in _MAC_LAYERS)
-    kinds = kinds or Counter(precision for _, precision in layers if precision)
+        if kind and kind not in _NOT_COMPUTE and precision in _PRECISIONS:
+            (products if kind in _MAC_LAYERS else others)[_PRECISIONS[precision]] += 1
+    kinds = tuple(sorted({*products, *others}))
     if not kinds:
         return Execution("unknown", f"no node of the execution graph tells; hint {hint}", device)
-    counts = ", ".join(f"{count} {precision}" for precision, count in sorted(kinds.items()))
-    detail = f"nodes of the execution graph: {counts}; hint {hint}"
-    return Execution(next(iter(kinds)) if len(kinds) == 1 else "mixed", detail, device)
+    counts = _counts(products or others)
+    if products and others:
+        counts += f"; others: {_counts(others)}"
+    # Without the hint, so that a precision stands in the detail only if something ran in it.
+    return Execution(kinds[0] if len(kinds) == 1 else "mixed", f"nodes of the execution graph: {counts}", device, kinds)
+
+
+def _counts(found: Counter[str]) -> str:
+    return ", ".join(f"{count} {precision}" for precision, count in sorted(found.items()))
