@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgewright.artifact import Artifact, TensorSpec
+    from edgewright.conversion import Data, Trust, convert, inspect
     from edgewright.converters.model_info import ModelInfo
     from edgewright.errors import EdgewrightError
-    from edgewright.pipeline import Data, Trust, convert, inspect
     from edgewright.preprocess import Preprocess
     from edgewright.report import Metric, Report
     from edgewright.runtime import Session, open_session
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "artifact",
-    "Data": "pipeline",
+    "Data": "conversion",
     "EdgewrightError": "errors",
     "Limits": "worker",
     "Metric": "report",
@@ -31,9 +31,9 @@ _HOMES = {
     "Samples": "samples",
     "Session": "runtime",
     "TensorSpec": "artifact",
-    "Trust": "pipeline",
-    "convert": "pipeline",
-    "inspect": "pipeline",
+    "Trust": "conversion",
+    "convert": "conversion",
+    "inspect": "conversion",
     "open_samples": "samples",
     "open_session": "runtime",
     "verify": "verification",

@@ -6,7 +6,10 @@ import errno
 import hashlib
 import json
 import math
+import os
+import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,9 +24,13 @@ __all__ = [
     "StepRecord",
     "TensorSpec",
     "atomic_folder",
+    "deflated_bytes",
+    "file_digest",
     "file_sha256",
     "files_of",
     "looks_like",
+    "raw_bytes",
+    "sweep_leftovers",
     "write_atomic",
 ]
 
@@ -258,6 +265,25 @@ def files_of(path: Path) -> list[Path]:
     return [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
 
 
+def raw_bytes(path: Path, *also: Path) -> int:
+    """Size of a model: the sum over its files and any others that it refers to."""
+    return sum(file.stat().st_size for file in (*files_of(path), *also))
+
+
+def deflated_bytes(path: Path, *also: Path) -> int:
+    """Size after zlib level 9: the sum over its files and any others that it refers to, each compressed whole."""
+    return sum(_deflated(file) for file in (*files_of(path), *also))
+
+
+def _deflated(file: Path) -> int:
+    packer = zlib.compressobj(9)
+    total = 0
+    with file.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            total += len(packer.compress(chunk))
+    return total + len(packer.flush())
+
+
 def looks_like(path: Path) -> str | None:
     """The format that a file's or folder's content shows, whatever its name; None if none is recognised.
 
@@ -301,13 +327,14 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a model: of its bytes, or of its sorted (name, digest) pairs if it has several files."""
     files = files_of(path)
     if files == [path]:
-        return _sha256(path)
+        return file_digest(path)
     root = path if path.is_dir() else path.parent
-    pairs = sorted((file.relative_to(root).as_posix(), _sha256(file)) for file in files)
+    pairs = sorted((file.relative_to(root).as_posix(), file_digest(file)) for file in files)
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Hex digest of one file's bytes, whatever lies beside it."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
 
@@ -341,7 +368,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     try:
         target.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(prefix=".edgewright-", dir=target)
+        holder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=target)
     except OSError as error:
         raise _unwritable(target, error) from error
     with holder as temporary:
@@ -358,6 +385,30 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         except OSError as error:
             raise _unwritable(target, error) from error
 
+
+def sweep_leftovers(target: Path) -> None:
+    """Remove the temporary folders that killed processes have left in a folder; those of living ones stay."""
+    for folder in target.glob(f"{_PREFIX}*-*") if target.is_dir() else ():
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if number.isdigit() and not _lives(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is a process of this number; True where that cannot be told."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+_PREFIX = ".edgewright-"
+"""How temporary folders begin; the number of their process follows."""
 
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 """What only writing fails with, whether the error names a file or not."""

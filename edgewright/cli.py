@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from edgewright import __version__, commands
-from edgewright.commands import Invocation
+from edgewright import __version__, commands, compress_commands
+from edgewright.benchmarks.commands import bench
 from edgewright.errors import EdgewrightError, UsageError
+from edgewright.options import Invocation
 from edgewright.terminal import log_to_stderr, say
 
 __all__ = ["app", "command", "main"]
@@ -34,10 +35,15 @@ app = typer.Typer(
         "~/.config/edgewright/edgewright.toml."
     ),
 )
+app.command(short_help="Compress a model by recipes; evaluate, measure and report.")(compress_commands.compress)
 app.command(short_help="Convert a trained model to the file for the device.")(commands.convert)
 app.command(short_help="Compare what two models compute on the same samples.")(commands.verify)
+app.command(short_help="Tell how good a file is on labelled data.")(compress_commands.evaluate)
+app.command(short_help="Measure a file's latency and memory here.")(bench)
 app.command(short_help="Tell what is in a model file.")(commands.inspect)
-app.command(short_help="Convert and test the shipped wearable example.")(commands.demo)
+app.command(short_help="List the recipes, or show one.")(compress_commands.recipes)
+app.command(short_help="List, clear or measure the cache.")(compress_commands.cache)
+app.command(short_help="Convert and test the shipped wearable example.")(compress_commands.demo)
 
 
 def _print_version(wanted: bool) -> None:

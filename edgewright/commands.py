@@ -1,13 +1,7 @@
-"""The verbs: convert, verify, inspect, demo. They parse, call and print; the work is done elsewhere."""
+"""The verbs inspect, convert and verify. They parse, call and print; the work is done elsewhere."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,33 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgewright.errors import UsageError
-from edgewright.terminal import print_demo, print_info, print_report, progress_bar, say, show_artifact
+from edgewright.options import (
+    EngineName,
+    Json,
+    Limit,
+    Memory,
+    PreprocessOption,
+    SamplesOption,
+    Seed,
+    Stride,
+    Timeout,
+    Window,
+    invocation_of,
+    limits_of,
+    origins_of,
+    preprocess_of,
+)
+from edgewright.terminal import print_info, print_report, progress_bar, say, show_artifact
 
 if TYPE_CHECKING:
-    from edgewright.pipeline import Data, Trust
-    from edgewright.worker import Limits
+    from edgewright.conversion import Data, Trust
 
-__all__ = ["Invocation", "convert", "demo", "inspect", "verify"]
-
-
-@dataclass(slots=True)
-class Invocation:
-    """What one run of the command line must remember until its end.
-
-    Args:
-        wants_json: standard output is to be one JSON document, whether the verb succeeds or fails.
-        answered: that document is written.
-        origins: the settings file that an option's value stands in, by verb and parameter name.
-    """
-
-    wants_json: bool = False
-    answered: bool = False
-    origins: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def answer(self, data: Mapping[str, Any]) -> None:
-        """Write the document."""
-        sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
-        self.answered = True
+__all__ = ["Custom", "TrustCode", "convert", "data_of", "inspect", "trust_of", "verify"]
 
 
 class Target(str, Enum):
@@ -70,40 +59,8 @@ class Io(str, Enum):
     int16 = "int16"
 
 
-class EngineName(str, Enum):
-    """Inference engines."""
-
-    litert = "litert"
-    openvino = "openvino"
-    onnxruntime = "onnxruntime"
-
-
-def _remember_json(context: typer.Context, value: bool) -> bool:
-    """Note early that errors, too, are to be JSON: the flag may come from a settings file."""
-    _invocation(context).wants_json |= value
-    return value
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", is_eager=True, callback=_remember_json)]
-Samples = Annotated[
-    str | None,
-    typer.Option("--samples", "-s", help="Data: .npz, .npy, .csv, a folder of images by class, or package.module:function."),
-]
-Window = Annotated[int | None, typer.Option("--window", min=1, help="Cut recordings into windows of this many rows.")]
-Stride = Annotated[int | None, typer.Option("--stride", min=1, help="Rows from one window to the next.  [default: the window]")]
-Preprocess = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--preprocess", help="What turns a raw sample into the input: [INPUT:]size=224x224,color=rgb,scale=1/127.5,offset=-1."
-    ),
-]
 TrustCode = Annotated[bool, typer.Option("--trust", help="Run code that the model file carries. Only for files you trust.")]
 Custom = Annotated[str | None, typer.Option("--custom", help="Module that registers custom Keras objects; needs --trust.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds that one child process may take.")]
-Memory = Annotated[
-    str | None,
-    typer.Option("--memory-limit", help="Memory that one child process may use, for example 4G.  [default: what is free]"),
-]
 
 
 def inspect(
@@ -117,12 +74,12 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Tell what is in a model file: inputs, outputs, ops, parameters, multiply-adds, sizes, sparsity, unique weights."""
-    from edgewright.pipeline import inspect as inspect_model
+    from edgewright.conversion import inspect as inspect_model
 
     with progress_bar(f"reading {model.name}"):
-        info = inspect_model(model, trust=_trust(trust, custom), limits=_limits(timeout, memory_limit))
+        info = inspect_model(model, trust=trust_of(trust, custom), limits=limits_of(timeout, memory_limit))
     if as_json:
-        _invocation(context).answer({"path": str(model), **info.to_json()})
+        invocation_of(context).answer({"path": str(model), **info.to_json()})
     else:
         print_info(model, info, weights=None if all_weights else 20)
 
@@ -138,14 +95,12 @@ def convert(
         Precision, typer.Option("--precision", "-p", help="Precision of weights and computation.")
     ] = Precision.float32,
     io: Annotated[Io, typer.Option("--io", help="Dtype of inputs and outputs.")] = Io.float32,
-    samples: Samples = None,
+    samples: SamplesOption = None,
     window: Window = None,
     stride: Stride = None,
-    preprocess: Preprocess = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Calibrate with this many samples, drawn with --seed.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    preprocess: PreprocessOption = None,
+    limit: Limit = None,
+    seed: Seed = 0,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Fix the batch size.")] = None,
     unroll: Annotated[
         int | None,
@@ -163,7 +118,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert a trained model to the file for the device, and compare the two on the samples."""
-    from edgewright import pipeline, verification
+    from edgewright import conversion, verification
 
     notes: list[str] = []
     options: dict[str, Any] = {
@@ -174,26 +129,26 @@ def convert(
         "unroll": unroll,
         "select_tf": select_tf,
         "min_runtime": min_runtime,
-        "trust": _trust(trust, custom),
-        "limits": _limits(timeout, memory_limit),
+        "trust": trust_of(trust, custom),
+        "limits": limits_of(timeout, memory_limit),
         "warnings": notes,
     }
-    data = _data(samples, window, stride, preprocess, limit, seed)
+    data = data_of(samples, window, stride, preprocess, limit, seed)
     report = None
     with progress_bar(f"converting {model.name}") as update:
         if no_verify or select_tf:
-            artifact = pipeline.convert(model, out, samples=data, progress=update, **options)
+            artifact = conversion.convert(model, out, samples=data, progress=update, **options)
             if not no_verify:
                 notes.append("not compared with the original: the engines here have no Flex delegate to run the file with")
         else:
             artifact, report = verification.convert_and_verify(model, out, samples=data, progress=update, **options)
     if as_json:
-        _invocation(context).answer(
+        invocation_of(context).answer(
             {
                 "artifact": artifact.to_json(),
                 "path": str(artifact.path),
                 "warnings": notes,
-                "settings": _origins(context),
+                "settings": origins_of(context),
                 "verify": report.to_json() if report else None,
             }
         )
@@ -210,10 +165,10 @@ def verify(
     context: typer.Context,
     candidate: Annotated[Path, typer.Argument(help="The file that is to be trusted.")],
     against: Annotated[Path, typer.Option("--against", "-a", help="The model that is right by definition.")],
-    samples: Samples = None,
+    samples: SamplesOption = None,
     window: Window = None,
     stride: Stride = None,
-    preprocess: Preprocess = None,
+    preprocess: PreprocessOption = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr", help="Fail (exit code 4) below this SQNR in dB.")] = None,
     min_agreement: Annotated[
         float | None,
@@ -236,107 +191,45 @@ def verify(
         report = verification.verify(
             candidate,
             against,
-            samples=_data(samples, window, stride, preprocess, None, 0),
+            samples=data_of(samples, window, stride, preprocess, None, 0),
             min_sqnr_db=min_sqnr,
             min_agreement=min_agreement,
             exact=exact,
             engine=engine.value if engine else None,
-            trust=_trust(trust, custom),
-            limits=_limits(timeout, memory_limit),
+            trust=trust_of(trust, custom),
+            limits=limits_of(timeout, memory_limit),
             progress=update,
         )
     if as_json:
-        _invocation(context).answer({**report.to_json(), "options": _origins(context)})
+        invocation_of(context).answer({**report.to_json(), "options": origins_of(context)})
     else:
         print_report(report)
     verification.require(report)
 
 
-def demo(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the converted files.")] = Path("out/demo"),
-    as_json: Json = False,
-) -> None:
-    """Convert the shipped wearable-IMU classifier four ways, verify each file, test it on people it has never seen."""
-    from edgewright.demo import run_demo
-
-    notes: list[str] = []
-    with progress_bar("demo") as update:
-        rows = run_demo(out, progress=update, warn=notes.append)
-    if as_json:
-        _invocation(context).answer({"out": str(out), "rows": [row.to_json() for row in rows], "warnings": notes})
-    else:
-        print_demo(rows, out, notes)
-
-
-def _data(
-    samples: str | None, window: int | None, stride: int | None, preprocess: list[str] | None, limit: int | None, seed: int
+def data_of(
+    source: str | None,
+    window: int | None,
+    stride: int | None,
+    preprocess: list[str] | None,
+    limit: int | None,
+    seed: int,
+    also: str | None = None,
 ) -> Data | None:
-    from edgewright.pipeline import Data
-    from edgewright.preprocess import Preprocess
+    """Data as the options name them, None if they name none; `also` names others that share the options on reading."""
+    from edgewright.conversion import Data
 
-    if samples is None:
-        if window or stride or preprocess or limit:
+    if source is None:
+        if limit or (also is None and (window or stride or preprocess)):
             raise UsageError(
                 "--window, --stride, --preprocess and --limit say how samples are read, but there are none", hint="add --samples"
             )
         return None
-    declared: dict[str, Preprocess] = {}
-    for text in preprocess or ():
-        name = text.partition("=")[0].rpartition(":")[0]
-        if name in declared:
-            of = f"input '{name}'" if name else "the only input"
-            raise UsageError(f"--preprocess declares {of} twice", hint="give all its keys in one --preprocess KEY=VALUE,...")
-        declared[name] = Preprocess.parse(text[len(name) + 1 :] if name else text)
-    return Data(samples, window, stride, declared, limit, seed)
+    return Data(source, window, stride, preprocess_of(preprocess), limit, seed)
 
 
-def _trust(trust: bool, custom: str | None) -> Trust:
-    from edgewright.pipeline import Trust
+def trust_of(trust: bool, custom: str | None) -> Trust:
+    """What `--trust` and `--custom` allow."""
+    from edgewright.conversion import Trust
 
     return Trust(trust, custom)
-
-
-def _limits(timeout: float, memory: str | None) -> Limits:
-    from edgewright.worker import Limits
-
-    if memory is None:
-        return Limits(timeout)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:I?B)?", memory.strip().upper(), re.ASCII)
-    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if size < 1:
-        raise UsageError(f"--memory-limit {memory} is no size", hint="write for example 500M or 4G")
-    return Limits(timeout, size)
-
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def _origins(context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Every option's value and where it came from: commandline, environment, a settings file's path, or default."""
-    found = {}
-    for param in context.command.params:
-        name = str(param.name)
-        if name not in context.params:
-            continue
-        value, source = context.params[name], context.get_parameter_source(name)
-        origin = source.name.lower() if source else "default"
-        if origin == "default_map":
-            origin = _invocation(context).origins.get((str(context.info_name), name), "settings file")
-        plain = value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
-        key = max(param.opts, key=len).lstrip("-").replace("-", "_")
-        found[key] = {"value": plain, "from": origin}
-    return found
-
-
-def _invocation(context: typer.Context) -> Invocation:
-    return context.ensure_object(Invocation)
-
-
-def _finite(value: Any) -> Any:
-    """A JSON value whose infinities and NaNs, which JSON cannot hold, are strings."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -34,6 +34,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "onnx": ("onnxruntime",),
     "video": ("cv2",),
+    "metrics": ("sklearn",),
+    "report": ("jinja2", "vl_convert"),
     "convert": (
         "ai_edge_litert",
         "ai_edge_quantizer",
@@ -44,6 +46,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "nncf",
         "onnx",
         "openvino",
+        "pydantic",
         "tensorflow",
         "tf_keras",
     ),

@@ -1,405 +1,624 @@
-"""What spans the stages: inspect a model, and convert it by chaining a reader, the lowering and a writer."""
+"""Run recipes on a model: formats chain, every step is cached by the digest of what went in, every file has its receipt."""
 
 from __future__ import annotations
 
-import os
+import json
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import Artifact, ModelMeta, StepRecord, TensorSpec, file_sha256, files_of
+from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes
+from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.cache import Cache, Entry, code_digest
+from edgewright.conversion import TRAINING_FORMATS, Data, Lowering, Progress, Trust, described, lower
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.readers import find_reader
-from edgewright.converters.writers import WRITERS, Writer, versions
-from edgewright.errors import SamplesError, UnsupportedError, UsageError
-from edgewright.preprocess import Preprocess
-from edgewright.samples import Samples, SamplesSpec, open_samples
-from edgewright.step import StepContext
-from edgewright.worker import Limits, Worker, run
+from edgewright.converters.writers import Writer, versions
+from edgewright.errors import EdgewrightError
+from edgewright.evaluation import Judging, judge
+from edgewright.receipts import Claimed, receipt
+from edgewright.recipe import Recipe
+from edgewright.report import Receipt
+from edgewright.runtime.engines import ENGINES
+from edgewright.runtime.machine import fingerprint
+from edgewright.samples import SamplesSpec, is_function, open_samples
+from edgewright.step import Step, StepContext
+from edgewright.verification import VERIFY_SAMPLES, random_inputs, store_outputs
+from edgewright.worker import Limits, Worker
 
-__all__ = ["TRAINING_FORMATS", "Data", "Progress", "Trust", "convert", "declare", "described", "inspect", "silent"]
+__all__ = ["BASELINE", "Export", "Made", "Opened", "Pending", "PlannedStep", "Run", "Settings", "Watch", "make_file"]
 
-Progress = Callable[[float, str], None]
-Alongside = Callable[[Worker, SamplesSpec], Callable[[], object]]
+_CODE = (
+    "artifact",
+    "benchmarks/bench",
+    "benchmarks/evaluation",
+    "benchmarks/groups",
+    "benchmarks/intervals",
+    "benchmarks/accuracy",
+    "benchmarks/latency",
+    "benchmarks/outputs",
+    "benchmarks/weighted",
+    "conversion",
+    "converters",
+    "optimizers",
+    "preprocess",
+    "runtime",
+    "sample_sources",
+    "samples",
+    "tasks",
+)
+"""The parts of Edgewright that results depend on; what only prints or plans is not among them."""
 
-MODEL_SUFFIXES = frozenset({".keras", ".h5", ".onnx", ".tflite", ".xml"})
-"""Endings that name a model format."""
+Make = Callable[[Path, Progress, list[str]], dict[str, Any]]
 
-TRAINING_FORMATS = ("keras", "saved_model")
-"""Formats that are lowered to TFLite first and that compute their own reference outputs."""
+BASELINE = "float32"
+"""What the uncompressed model is called in file names and reports."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """What a model file may do on loading.
+class Settings:
+    """What a run is to do, beside the recipes.
 
     Args:
-        code: run code that the file carries (Lambda layers, custom objects).
-        custom: dotted name of a module that registers custom objects; needs `code`.
-    """
-
-    code: bool = False
-    custom: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Samples as a user names them, before the model's inputs are known.
-
-    Args:
-        source: a path, `package.module:function`, or arrays by input name.
-        window: rows per window of a recording.
-        stride: rows from one window to the next.
-        preprocess: declaration by input name; the key "" stands for the only input.
-        limit: draw this many samples with `seed`; None takes all.
-        seed: of that draw.
-    """
-
-    source: str | Path | Mapping[str, Any] | Samples
-    window: int | None = None
-    stride: int | None = None
-    preprocess: Mapping[str, Preprocess] = field(default_factory=dict)
-    limit: int | None = None
-    seed: int = 0
-
-    def completed(self, meta: ModelMeta) -> Data:
-        """These samples with the preprocessing that a model was saved with, unless they come with their own."""
-        if self.preprocess or isinstance(self.source, Samples):
-            return self
-        return replace(self, preprocess={name: Preprocess.from_json(value) for name, value in meta.preprocess.items()})
-
-    def spec(self, inputs: tuple[TensorSpec, ...], work: Path) -> SamplesSpec:
-        """What a child process needs to open these samples; arrays in memory are written to `work`."""
-        if isinstance(self.source, Samples):
-            spec = self.source.to_spec(work)
-        else:
-            declared = declare(self.preprocess, inputs)
-            if isinstance(self.source, Mapping):
-                opened = open_samples(self.source, inputs, window=self.window, stride=self.stride, preprocess=declared)
-                spec = opened.to_spec(work)
-            else:
-                plain = {name: value.to_json() for name, value in declared.items()}
-                spec = SamplesSpec(_absolute(str(self.source)), self.window, self.stride, preprocess=plain)
-        return spec if self.limit is None else spec.pick(self.limit, self.seed)
-
-
-def declare(preprocess: Mapping[str, Preprocess], inputs: tuple[TensorSpec, ...]) -> dict[str, Preprocess]:
-    """Preprocessing by input name.
-
-    Raises:
-        SamplesError: a name is no input, or none is given and the model has several inputs.
-    """
-    names = [spec.name for spec in inputs]
-    declared = {}
-    for name, value in preprocess.items():
-        if name == "" and len(names) > 1:
-            raise SamplesError(
-                f"the model has {len(names)} inputs: {', '.join(names)}", hint="declare --preprocess NAME:KEY=VALUE,..."
-            )
-        if name and name not in names:
-            raise SamplesError(f"preprocessing is declared for '{name}', the model's inputs are {', '.join(names)}")
-        declared[name or names[0]] = value
-    return declared
-
-
-def convert(
-    model: str | Path,
-    out: str | Path | None = None,
-    *,
-    to: str = "tflite",
-    precision: str = "float32",
-    io: str = "float32",
-    samples: Data | str | Path | Mapping[str, Any] | None = None,
-    batch: int | None = None,
-    unroll: int | None = None,
-    select_tf: bool = False,
-    min_runtime: str | None = None,
-    trust: Trust = Trust(),
-    limits: Limits = Limits(),
-    progress: Progress | None = None,
-    warnings: list[str] | None = None,
-    alongside: Alongside | None = None,
-) -> Artifact:
-    """Convert a trained model to the file that a device runs.
-
-    Args:
-        model: `.keras`, `.h5`, SavedModel folder, `.tflite` (float32) or `.onnx`.
-        out: file to write, or an existing folder for a file named after model and precision; None puts that beside the model.
-        to: "tflite" or "openvino".
-        precision: "float32", "float16", "dynamic", "int8" or "int16x8" (TFLite only).
-        io: dtype of inputs and outputs: "float32"; "int8", "uint8" with int8; "int16" with int16x8.
-        samples: what to calibrate with; needed for int8 and int16x8.
-        batch: fixed batch size; None makes a free one 1 in TFLite and keeps it free in OpenVINO.
-        unroll: longest sequence that recurrent layers are unrolled for (default 128).
-        select_tf: allow TensorFlow ops that TFLite does not have; the device then needs the Flex delegate.
-        min_runtime: "tflite-2.14" writes what that release loads.
+        samples: what passes train and calibrate with; None where no step needs any.
+        evaluation: labelled data that files are judged on; None leaves that out.
+        judging: how they are judged.
+        bench: measure latency and memory here.
+        bench_s: seconds of timed inferences in each process.
+        repeats: processes per file.
+        threads: threads of the measured engines.
+        exact: make engines compute float ops in float32.
+        fresh: measure again even if this machine has measured the same files before.
+        seed: of everything random.
         trust: what the model file may do on loading.
         limits: time and memory of each child process.
-        progress: called with a share between 0 and 1 and a text.
-        warnings: what the caller should know is appended here.
-        alongside: called once a Keras model or SavedModel is lowered, with the child that holds it and the samples: what
-            uses the original while the file is being written. What it returns is called at the end.
-
-    Returns:
-        The file's artifact; its sidecar is written beside it.
-
-    Raises:
-        UsageError: options contradict each other or the model, or `out` is the model itself.
-        UnsupportedError: the model cannot be expressed in the target; op and layer are named.
-        SamplesError: calibration needs samples, or they do not fit the model.
-        ConversionError: a converter failed.
-        WorkerError: a converter crashed, ran out of memory or time.
     """
-    path = Path(model)
-    reader = find_reader(path)
-    writer = _writer(to, precision=precision, io=io, batch=batch, min_runtime=min_runtime)
-    _check_route(reader, to, writer, path)
-    _check_options(reader, to, path, batch=batch, unroll=unroll, select_tf=select_tf)
-    data = samples if isinstance(samples, Data) or samples is None else Data(samples)
-    if data is None and writer.needs_samples():
-        raise SamplesError(
-            f"--precision {precision} needs samples to calibrate with, none were given",
-            hint="add --samples FILE (100 or more typical inputs), or use --precision float16 or dynamic",
-        )
-    target = _target(path, out, f"_{precision}", writer.suffix)
-    report = _Phases(progress or silent)
-    notes = warnings if warnings is not None else []
-    with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewright-")))
-        child = stack.enter_context(Worker(limits))
-        original: Worker | None = None
-        finish: Callable[[], object] | None = None
-        child.submit(writer.warm_up, what=f"loading what writes {to}")
-        if reader in TRAINING_FORMATS:
-            options = {
-                "batch": 1 if to == "tflite" and batch is None else batch,
-                "unroll": unroll,
-                "integer": writer.needs_samples(),
-                "select_tf": select_tf,
-            }
-            original = stack.enter_context(Worker(limits))
-            source = _lowered(path, reader, work / "float32.tflite", options, trust, original, report.part(0.0, 0.6), notes)
-            start = 0.6
-        else:
-            source = described(path, child=child)
-            _check_batch(source, batch, to)
-            start = 0.05
-        spec = None
-        if data is not None:
-            spec = data.completed(source.meta).spec(source.inputs, work)
-            source = source.with_meta(preprocess={name: dict(value) for name, value in spec.preprocess.items()})
-        if original is not None:
-            if alongside is not None and spec is not None:
-                finish = alongside(original, spec)
-            else:
-                original.close()
-        context = StepContext(
-            out=target,
-            samples=spec,
-            worker=child,
-            progress=report.part(start, 0.99 - start),
-            warnings=notes,
-        )
-        artifact = writer.apply(source, context)
-        artifact.save()
-        if finish is not None:
-            finish()
-    report.part(1.0, 0.0)(1.0, f"{target.name} written")
-    return artifact
+
+    samples: Data | None = None
+    evaluation: Data | None = None
+    judging: Judging = field(default_factory=Judging)
+    bench: bool = True
+    bench_s: float = 1.0
+    repeats: int = 3
+    threads: int = 1
+    exact: bool = False
+    fresh: bool = False
+    seed: int = 0
+    trust: Trust = Trust()
+    limits: Limits = Limits()
 
 
-def _target(path: Path, out: str | Path | None, ending: str, suffix: str) -> Path:
-    """The file to write: as named, in the folder that is named, or beside the model.
-
-    Raises:
-        UsageError: writing it would destroy the model that is converted, or it is named as another format.
-    """
-    place = path if path.name else path.resolve()
-    default = (place.name if path.is_dir() else place.stem) + ending + suffix
-    if out is None:
-        target = place.with_name(default)
-    elif Path(out).is_dir() or str(out).endswith(("/", os.sep)):
-        target = Path(out) / default
-    elif Path(out).suffix in MODEL_SUFFIXES - {suffix}:
-        raise UsageError(
-            f"{out} is named as a {Path(out).suffix} file, the format to write ends in {suffix}",
-            hint=f"choose the format with --to, or name it {Path(out).with_suffix(suffix)}",
-        )
-    else:
-        target = Path(out) if Path(out).suffix == suffix else Path(f"{out}{suffix}")
-    written = [target, target.with_suffix(".bin")] if suffix == ".xml" else [target]
-    for file in written:
-        if file.exists() and any(file.samefile(own) for own in (path, *files_of(path))):
-            raise UsageError(f"{file} is the model that is converted", hint="name another file with -o")
-    return target
-
-
-def _writer(to: str, **options: Any) -> Writer:
-    """A writer with those of the options that it has; the ones it lacks must be unset, but for the batch (see `lower_model`)."""
-    cls = WRITERS.get(to)
-    known = set(cls.Options.__dataclass_fields__)
-    for name, value in options.items():
-        if name not in known and value is not None and name != "batch":
-            raise UsageError(f"--{name.replace('_', '-')} {value} does not go with --to {to}", hint="leave it out")
-    return cls(cls.Options(**{name: value for name, value in options.items() if name in known}))
-
-
-def _check_options(reader: str, to: str, path: Path, *, batch: int | None, unroll: int | None, select_tf: bool) -> None:
-    """Refuse what would be ignored."""
-    if batch is not None and batch < 1:
-        raise UsageError(f"--batch {batch} is no batch size", hint="1 is the least")
-    if unroll is not None and unroll < 0:
-        raise UsageError(f"--unroll {unroll} is no number of steps", hint="0 never unrolls")
-    if reader not in TRAINING_FORMATS and (select_tf or unroll is not None):
-        option = "--select-tf" if select_tf else "--unroll"
-        raise UsageError(
-            f"{option} says how a Keras model or SavedModel is traced, {path} is {reader} already",
-            hint="leave it out, or convert from the model that the file was made of",
-        )
-
-
-def _check_batch(source: Artifact, batch: int | None, to: str) -> None:
-    """Refuse a batch size that a file which is traced already cannot be given."""
-    for spec in source.inputs if batch is not None else ():
-        size = spec.shape[0] if spec.shape else None
-        if size != batch and (size is not None or to == "tflite"):
-            raise UsageError(
-                f"--batch {batch} cannot be set: {source.path} takes {spec}",
-                hint="convert from the Keras model or SavedModel that it was made of",
-            )
-
-
-def _check_route(reader: str, to: str, writer: Writer, path: Path) -> None:
-    if reader in TRAINING_FORMATS or reader in writer.consumes:
-        return
-    reason = {
-        "onnx": "ONNX models are laid out NCHW and TFLite computes NHWC: the layout would change under your input",
-        "openvino": "an IR is a finished export and cannot be converted further",
-    }.get(reader, "there is no route")
-    hint = (
-        "convert to openvino, or export the original as SavedModel"
-        if reader == "onnx"
-        else "convert from the model it was made of"
-    )
-    raise UnsupportedError(f"{path} is {reader}, which cannot be converted to {to}: {reason}", hint=hint)
-
-
-def _lowered(
-    path: Path,
-    reader: str,
-    out: Path,
-    options: Mapping[str, Any],
-    trust: Trust,
-    child: Worker,
-    progress: Progress,
-    notes: list[str],
-) -> Artifact:
-    """A training-format model as a float32 TFLite artifact in the work folder."""
-    progress(0.05, "starting TensorFlow")
-    result = child.call(
-        "edgewright.converters.jobs:lower_model",
-        what=f"converting {path.name} to float32 TFLite",
-        on_progress=progress,
-        path=str(path),
-        out=str(out),
-        trust=trust.code,
-        custom=trust.custom,
-        **options,
-    )
-    notes.extend(result["warnings"])
-    record = StepRecord(f"read:{reader}", dict(options), file_sha256(path), versions("tensorflow", "keras"))
-    known = Artifact.load(path)
-    meta = known.meta if known else ModelMeta()
-    return Artifact.of(
-        out,
-        "tflite",
-        tuple(TensorSpec.from_json(spec) for spec in result["inputs"]),
-        tuple(TensorSpec.from_json(spec) for spec in result["outputs"]),
-        (*(known.lineage if known else ()), record),
-        replace(meta, extra={**meta.extra, "layers": result["layers"]}),
-    )
-
-
-def described(path: Path, trust: Trust = Trust(), limits: Limits = Limits(), child: Worker | None = None) -> Artifact:
-    """What is known of a model file: by the sidecar beside it, or else by the file itself, read in a child.
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step of a run, before it is done or after.
 
     Args:
-        path: the model.
-        trust: what the file may do on loading.
-        limits: time and memory of a child of its own.
-        child: a child that runs already and is used instead.
+        what: the step in words, which no other step of the run has.
+        kind: what sort of step it is.
+        options: its options.
+        model_bytes: size of the model that it works on, None if that is not known yet.
+        reused: whether its result is in the cache; None if that is not known yet.
+    """
+
+    what: str
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model_bytes: int | None = None
+    reused: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Samples that a run uses.
+
+    Args:
+        spec: how children open them.
+        digest: of all that they hold; None if it cannot be known.
+        text: what they are, in words.
+        classes: names of the classes; empty if not known.
+    """
+
+    spec: SamplesSpec
+    digest: str | None
+    text: str
+    classes: tuple[str, ...] = ()
+
+    def first(self, count: int) -> Opened:
+        """The first few of them."""
+        digest = f"{self.digest} first {count}" if self.digest else None
+        return replace(self, spec=self.spec.pick(count, None), digest=digest, text=f"{self.text}; first {count}")
+
+
+class Pending(Exception):
+    """A dry run has come to a step that is not in the cache."""
+
+
+class Watch:
+    """Follows a run; does nothing by itself. Methods may be called from several threads."""
+
+    def begin(self, step: PlannedStep) -> None:
+        """A step begins."""
+
+    def progress(self, step: PlannedStep, share: float, text: str) -> None:
+        """A step goes on: share between 0 and 1."""
+
+    def end(self, step: PlannedStep, seconds: float) -> None:
+        """A step is done; `step.reused` says whether it was in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One file that a run is to make.
+
+    Args:
+        recipe: how.
+        passes: the recipe's passes by name, ready to run.
+        lowering: how the model is traced.
+        target: the writer's name.
+        writer: ready to run.
+        name: of the file.
+    """
+
+    recipe: Recipe
+    passes: tuple[tuple[str, Step], ...]
+    lowering: Lowering
+    target: str
+    writer: Writer
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A file that a run has made.
+
+    Args:
+        export: what was asked for.
+        artifact: the file, in the cache.
+        float32: the uncompressed model that it was written from.
+        receipts: one per step.
+        warnings: what its user should know.
+    """
+
+    export: Export
+    artifact: Artifact
+    float32: Artifact
+    receipts: tuple[Receipt, ...]
+    warnings: tuple[str, ...]
+
+
+class Run:
+    """One run of recipes over one model; use it as a context manager.
+
+    Every method is a step that is looked up in the cache first, and made there if it is missing.
+
+    Args:
+        model: the model as the user gave it.
+        settings: what to do.
+        cache: where finished steps are kept.
+        watch: follows the run.
+        dry: do nothing that is not in the cache already, but raise `Pending`.
+    """
+
+    def __init__(self, model: Path, settings: Settings, cache: Cache, watch: Watch | None = None, *, dry: bool = False) -> None:
+        self.model, self.settings, self.cache, self.watch = model, settings, cache, watch or Watch()
+        self.dry = dry
+        self.format = find_reader(model)
+        self.sha256 = file_sha256(model)
+        self.known = Artifact.load(model)
+        self._custom = _source_digest(settings.trust.custom)
+        self._work = tempfile.TemporaryDirectory(prefix="edgewright-")
+        self._children: dict[str, Worker] = {}
+        self._pool = ThreadPoolExecutor(1)
+        self._hiring = threading.Lock()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The children first: what runs in a thread of the pool then ends, whatever it waits for.
+        self.rest()
+        self._pool.shutdown()
+        self._work.cleanup()
+
+    def rest(self) -> None:
+        """End all children; the next step that needs one starts it anew."""
+        with self._hiring:
+            for child in self._children.values():
+                child.close()
+            self._children.clear()
+
+    @property
+    def work(self) -> Path:
+        """A folder for what is gone at the end."""
+        return Path(self._work.name)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model is in a training format, which is lowered to TFLite first."""
+        return self.format in TRAINING_FORMATS
+
+    @property
+    def baseline_format(self) -> str:
+        """Format of the uncompressed model that files are compared with."""
+        return "tflite" if self.trains else self.format
+
+    # ---- steps ----------------------------------------------------------------------------------------------------
+
+    def lowered(self, model: Path, sha256: str | None, how: Lowering, *, batch: int | None, integer: bool) -> Artifact:
+        """A Keras model or SavedModel as a float32 TFLite file.
+
+        Args:
+            model: the model, or what a pass made of it.
+            sha256: its digest.
+            how: the recipe's options.
+            batch: fixed batch size, None keeps it free.
+            integer: the file is to be quantized, for which recurrent layers must be unrolled.
+        """
+        if integer:  # without recurrent layers it is the same file
+            plain = self.lowered(model, sha256, how, batch=batch, integer=False)
+            if "recurrent" not in plain.meta.extra:
+                return plain
+        options = {"batch": batch, "unroll": how.unroll, "integer": integer, "select_tf": False}
+        format = find_reader(model)
+
+        def make(folder: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
+            out, child = folder / f"{self.model.stem}_{BASELINE}.tflite", self._child("training")
+            return _saved(lower(model, format, out, options, self.settings.trust, child, progress, notes))
+
+        step = PlannedStep(lower_title(model, batch, integer), "lower", options, raw_bytes(model))
+        parts = self._parts(sha256, ("tensorflow", "keras"), options=options, sidecar=_sidecar(model))
+        return _artifact(self._step(step, parts, make))
+
+    def source(self) -> Artifact:
+        """A model that is traced already (.tflite, .onnx), as it is."""
+        found = described(self.model, self.settings.trust, self.settings.limits)
+        return replace(found, path=self.model)
+
+    def passed(self, step: Step, name: str, model: Artifact, samples: Opened | None) -> Entry:
+        """The result of a pass: a Keras model."""
+        options = asdict(step.options)
+
+        def make(folder: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
+            return _saved(
+                step.apply(model, self._context(folder / f"{self.model.stem}.keras", "training", samples, progress, notes))
+            )
+
+        planned = PlannedStep(pass_title(name, model.path), f"pass:{name}", options)
+        parts = self._parts(
+            model.sha256,
+            ("tensorflow", "keras"),
+            options=options,
+            samples=samples.digest if samples else "",
+            seed=self.settings.seed,
+            sidecar=_sidecar(model.path),
+        )
+        return self._step(replace(planned, model_bytes=raw_bytes(model.path)), parts, make)
+
+    def exported(self, export: Export, source: Artifact, samples: Opened | None) -> Entry:
+        """The file of one target."""
+        calibrating = samples if export.writer.needs_samples() else None
+        if samples:
+            source = source.with_meta(preprocess={name: dict(value) for name, value in samples.spec.preprocess.items()})
+        options = asdict(export.writer.options)
+
+        def make(folder: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
+            return _saved(
+                export.writer.apply(source, self._context(folder / export.name, "writing", calibrating, progress, notes))
+            )
+
+        planned = PlannedStep(f"write {export.name}", f"export:{export.target}", options)
+        parts = self._parts(
+            source.sha256,
+            ("ai-edge-quantizer", "ai-edge-litert", "openvino", "nncf"),
+            options=options,
+            name=export.name,
+            samples=calibrating.digest if calibrating else "",
+            meta=source.meta.to_json(),
+            lineage=[record.to_json() for record in source.lineage],
+        )
+        return self._step(replace(planned, model_bytes=raw_bytes(source.path)), parts, make)
+
+    def _context(self, out: Path, child: str, samples: Opened | None, progress: Progress, notes: list[str]) -> StepContext:
+        return StepContext(
+            out=out,
+            samples=samples.spec if samples else None,
+            worker=self._child(child),
+            seed=self.settings.seed,
+            progress=progress,
+            warnings=notes,
+        )
+
+    def inspected(self, path: Path, sha256: str) -> ModelInfo:
+        """What a file's reader reads back from it."""
+        child = "training" if find_reader(path) in TRAINING_FORMATS else "writing"
+        entry = self._step(
+            PlannedStep(f"read back {path.name}", "inspect", {}, raw_bytes(path)),
+            self._parts(sha256, ("keras", "openvino", "onnx"), name=path.name),
+            lambda folder, progress, notes: {
+                "info": self._child(child).call(
+                    "edgewright.converters.jobs:inspect_model",
+                    what=f"reading {path.name}",
+                    path=str(path),
+                    trust=self.settings.trust.code,
+                    custom=self.settings.trust.custom,
+                )
+            },
+        )
+        return ModelInfo.from_json(entry.value["info"])
+
+    def outputs(self, path: Path, sha256: str, data: Opened, engine: str | None = None) -> Entry:
+        """What a model computes on samples: `outputs.npz`, and how in the entry's value."""
+        child = "training" if find_reader(path) in TRAINING_FORMATS else "running"
+        engine_version = _engine_version(path, engine)
+        return self._step(
+            PlannedStep(run_title(path, engine), "outputs", {}, raw_bytes(path)),
+            self._parts(sha256, ("tensorflow", "keras"), data=data.digest, engine=engine_version, exact=self.settings.exact),
+            lambda folder, progress, notes: {
+                "how": store_outputs(
+                    self._child(child),
+                    path,
+                    folder / "outputs.npz",
+                    data.spec,
+                    engine=engine,
+                    exact=self.settings.exact,
+                    trust=self.settings.trust,
+                    progress=progress,
+                )
+            },
+        )
+
+    def evaluated(self, title: str, data: Opened, sides: Sequence[Entry]) -> Mapping[str, Any]:
+        """A file's outputs judged by the labels, beside the original's if there are two sides."""
+        digests = [entry.files["outputs.npz"] for entry in sides]
+        entry = self._step(
+            PlannedStep(title, "evaluate"),
+            self._parts(
+                digests[0],
+                ("scikit-learn", "numpy"),
+                against=digests[1:],
+                data=data.digest,
+                judging=self.settings.judging.to_json(),
+                specs=[entry.value["how"]["outputs"] for entry in sides],
+            ),
+            lambda folder, progress, notes: judge(
+                self._child("running"),
+                data.spec,
+                [(entry.folder / "outputs.npz", dict(entry.value["how"])) for entry in sides],
+                self.settings.judging,
+            ),
+        )
+        return entry.value
+
+    def benched(self, targets: Sequence[BenchTarget], digests: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Latency and memory of files here, measured in turns; a file more or less means measuring all of them again."""
+        settings = self.settings
+        parts = self._parts(
+            digests[0],
+            (),
+            files=[
+                [digest, _engine_version(Path(t.path), t.engine), list(t.threads), t.exact]
+                for t, digest in zip(targets, digests, strict=True)
+            ],
+            machine=fingerprint(),
+            seconds=settings.bench_s,
+            repeats=settings.repeats,
+        )
+        step = PlannedStep(f"measure {len(targets)} files", "bench", {"files": len(targets)})
+        if settings.fresh:
+            self.cache.forget("bench", parts)
+        entry = self._step(
+            step,
+            parts,
+            lambda folder, progress, notes: {
+                "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "reports": [
+                    report.to_json()
+                    for report in bench_many(
+                        targets,
+                        duration_s=settings.bench_s,
+                        repeats=settings.repeats,
+                        limits=settings.limits,
+                        progress=progress,
+                    )
+                ],
+            },
+        )
+        return [{**report, "measured_at": entry.value["measured_at"]} for report in entry.value["reports"]]
+
+    # ---- data -----------------------------------------------------------------------------------------------------
+
+    def data(self, data: Data, inputs: tuple[TensorSpec, ...]) -> Opened:
+        """Samples for these inputs, with the preprocessing that the model was saved with unless they come with their own."""
+        spec = (data.completed(self.known.meta) if self.known else data).spec(inputs, self.work)
+        free = tuple(TensorSpec(s.name, (None, *s.shape[1:]), "float32" if s.quantized else s.dtype) for s in inputs)
+        if is_function(spec.source):  # user code, and whatever that imports
+            if self.dry:
+                raise Pending(f"asking {spec.source} for its samples")
+            found = self._child("running").call(
+                "edgewright.samples:describe_samples",
+                what=f"asking {spec.source} for its samples",
+                samples=spec.to_json(),
+                inputs=[one.to_json() for one in free],
+            )
+            return Opened(spec, found["digest"], found["text"], tuple(found["classes"]))
+        opened = open_samples(spec, free)
+        return Opened(spec, opened.digest(), opened.describe(), opened.class_names)
+
+    def fidelity_data(self, inputs: tuple[TensorSpec, ...]) -> tuple[Opened, bool]:
+        """What files are compared with the original on: evaluation data, else the samples, else random inputs (True)."""
+        chosen = self.settings.evaluation or self.settings.samples
+        if chosen is None:
+            return self.data(Data(random_inputs(inputs)), inputs), True
+        if self.settings.evaluation is None:
+            return self.data(chosen, inputs).first(VERIFY_SAMPLES), False
+        return self.data(chosen, inputs), False
+
+    def alongside(self, call: Callable[[], Entry]) -> Future[Entry]:
+        """Do a step in another thread."""
+        return self._pool.submit(call)
+
+    # ---- how a step is done ---------------------------------------------------------------------------------------
+
+    def _parts(self, sha256: str | None, packages: tuple[str, ...], **more: Any) -> dict[str, Any] | None:
+        """What a step's result depends on; None if some of it has no digest."""
+        if sha256 is None or self._custom is None or any(more.get(name, "") is None for name in ("samples", "data")):
+            return None
+        code = code_digest(*_CODE)
+        return {"input": sha256, "custom": self._custom, "code": code, "versions": versions(*packages), **more}
+
+    def _step(
+        self, step: PlannedStep, parts: Mapping[str, Any] | None, make: Callable[[Path, Progress, list[str]], Any]
+    ) -> Entry:
+        if self.dry:
+            found = self.cache.find(step.kind, parts)
+            self.watch.end(replace(step, reused=found is not None), found.seconds if found else 0.0)
+            if found is None:
+                raise Pending(step.what)
+            return found
+        self.watch.begin(step)
+
+        def work(folder: Path) -> dict[str, Any]:
+            notes: list[str] = []
+            value = make(folder, lambda share, text: self.watch.progress(step, share, text), notes)
+            return {"model_bytes": step.model_bytes, **value, "notes": notes}
+
+        entry = self.cache.step(step.kind, step.what, parts, work)
+        self.watch.end(replace(step, reused=entry.reused), entry.seconds)
+        return entry
+
+    def _child(self, role: str) -> Worker:
+        """The child for one sort of work; a new one if the last has ended."""
+        with self._hiring:
+            child = self._children.get(role)
+            if child is None or not child.alive:
+                if child is not None:
+                    child.close()
+                child = self._children[role] = Worker(self.settings.limits)
+            return child
+
+
+def make_file(run: Run, export: Export, samples: Callable[[tuple[TensorSpec, ...]], Opened | None]) -> Made:
+    """One file of a run: the recipe's passes, lowering, export, and the receipt of each.
+
+    Args:
+        run: the run.
+        export: what to make.
+        samples: gives the samples for a model's inputs.
 
     Raises:
-        ArtifactError: the sidecar is unreadable or of another file.
-        ModelError: the file cannot be read.
+        EdgewrightError: what a step raises; what was finished before is kept.
     """
+    path, sha256, warnings = run.model, run.sha256, list[str]()
+    claims: list[Claimed] = []
+    receipts: list[Receipt] = []
+    for name, step in export.passes:
+        model = _artifact_at(run, path, sha256)
+        entry = run.passed(step, name, model, samples(model.inputs) if step.needs_samples() else None)
+        made = _artifact(entry)
+        claims += [Claimed(name, claim) for claim in step.claims()]
+        before, after = run.inspected(path, sha256), run.inspected(made.path, made.sha256)
+        receipts.append(receipt(name, before, after, made, claims))
+        warnings += entry.value["notes"]
+        path, sha256 = made.path, made.sha256
+    source = float32_of(run, export, path, sha256)
+    entry = run.exported(export, source, samples(source.inputs))
+    artifact = _artifact(entry)
+    step_name = f"export:{export.target}"
+    claims += [Claimed(step_name, claim) for claim in export.writer.claims()]
+    before, after = run.inspected(path, sha256), run.inspected(artifact.path, artifact.sha256)
+    receipts.append(receipt(step_name, before, after, artifact, claims))
+    warnings += entry.value["notes"]
+    return Made(export, artifact, source, tuple(receipts), tuple(dict.fromkeys(warnings)))
+
+
+def lower_title(model: Path, batch: int | None, integer: bool) -> str:
+    """What lowering a model is called."""
+    how = [*(["free batch"] if batch is None else []), *(["unrolled"] if integer else [])]
+    return f"{model.name} to float32 TFLite" + (f" ({', '.join(how)})" if how else "")
+
+
+def pass_title(name: str, model: Path) -> str:
+    """What a pass is called."""
+    return f"{name} {model.name}"
+
+
+def run_title(model: Path, engine: str | None) -> str:
+    """What running a model over the data is called."""
+    return f"run {model.name} on the data" + (f" in {engine}" if engine else "")
+
+
+def evaluate_title(model: Path, engine: str | None) -> str:
+    """What judging a model is called."""
+    return f"evaluate {model.name}" + (f" in {engine}" if engine else "")
+
+
+def float32_of(run: Run, export: Export, path: Path, sha256: str) -> Artifact:
+    """What a writer takes: the model lowered to float32 TFLite, or itself if it is traced already."""
+    if not run.trains:
+        return run.source()
+    batch = 1 if export.lowering.batch is None and export.target == "tflite" else export.lowering.batch
+    return run.lowered(path, sha256, export.lowering, batch=batch, integer=export.writer.needs_samples())
+
+
+def _artifact_at(run: Run, path: Path, sha256: str) -> Artifact:
+    """The model that a pass takes: one that a pass made, or the user's, whose inputs its float32 form tells."""
     known = Artifact.load(path)
     if known:
         return known
-    format = find_reader(path)
-    with ExitStack() as stack:
-        worker = child or stack.enter_context(Worker(limits))
-        found = worker.call(
-            "edgewright.converters.jobs:model_specs",
-            what=f"reading {path.name}",
-            path=str(path),
-            trust=trust.code,
-            custom=trust.custom,
-        )
-    return Artifact.of(
-        path,
-        format,
-        tuple(TensorSpec.from_json(spec) for spec in found["inputs"]),
-        tuple(TensorSpec.from_json(spec) for spec in found["outputs"]),
-        meta=ModelMeta(preprocess=found["preprocess"]),
-    )
+    plain = run.lowered(path, sha256, Lowering(), batch=1, integer=False)
+    return Artifact(path, run.format, plain.inputs, plain.outputs, sha256)
 
 
-def inspect(model: str | Path, *, trust: Trust = Trust(), limits: Limits = Limits(timeout_s=300)) -> ModelInfo:
-    """Everything that a model file tells about itself; the file is opened in a child process.
+def _saved(artifact: Artifact) -> dict[str, Any]:
+    artifact.save()
+    return {"file": artifact.path.name}
+
+
+def _artifact(entry: Entry) -> Artifact:
+    """The artifact in an entry.
 
     Raises:
-        ModelError: the file is truncated, corrupt or of no known format.
-        UntrustedCodeError: it carries code and is not trusted.
-        WorkerError: the library that reads it crashed, or ran out of memory or time.
+        EdgewrightError: it is not there.
     """
-    path = Path(model)
-    find_reader(path)
-    found = run(
-        "edgewright.converters.jobs:inspect_model",
-        what=f"reading {path.name}",
-        limits=limits,
-        path=str(path),
-        trust=trust.code,
-        custom=trust.custom,
-    )
-    return ModelInfo.from_json(found)
+    found = Artifact.load(entry.folder / entry.value["file"])
+    if found is None:
+        raise EdgewrightError(f"the step '{entry.what}' left no artifact", hint="edgewright cache clear")
+    return found
 
 
-def silent(share: float, text: str) -> None:
-    """Report nothing."""
+def _sidecar(model: Path) -> str:
+    """What the sidecar adds to a model: it goes into the file's lineage and meta."""
+    known = Artifact.load(model)
+    return json.dumps(known.to_json(), sort_keys=True) if known else ""
 
 
-class _Phases:
-    """Maps each phase's own share to its part of the whole, which never goes back."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._reached = 0.0
-
-    def part(self, start: float, width: float) -> Progress:
-        """What a phase reports to that begins at `start` and is worth `width`."""
-
-        def report(share: float, text: str) -> None:
-            self._reached = max(self._reached, start + width * min(max(share, 0.0), 1.0))
-            self._progress(self._reached, text)
-
-        return report
+def _engine_version(path: Path, engine: str | None) -> str:
+    """Name and release of the engine that runs a file; of TensorFlow's formats, nothing."""
+    format = find_reader(path)
+    for name in [engine] if engine else ENGINES.names():
+        cls = ENGINES.get(name)
+        if engine or cls.formats[0] == format:
+            return f"{name} {cls.version()}"
+    return ""
 
 
-def _absolute(source: str) -> str:
-    """A path made absolute, so that a child started elsewhere finds it; function names stay."""
-    return str(Path(source).absolute()) if Path(source).exists() else source
+def _source_digest(module: str | None) -> str | None:
+    """Digest of a user's module, "" if there is none, None if it cannot be known."""
+    if module is None:
+        return ""
+    import sys
+    from importlib.util import find_spec
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        spec = find_spec(module)
+        return file_sha256(Path(spec.origin)) if spec and spec.origin else None
+    except (ImportError, ValueError, OSError, EdgewrightError):
+        return None

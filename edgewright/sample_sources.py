@@ -26,7 +26,7 @@ from edgewright.artifact import TensorSpec
 from edgewright.errors import SamplesError, UsageError
 from edgewright.preprocess import read_image
 
-__all__ = ["Source", "source_of_arrays", "source_of_name"]
+__all__ = ["FUNCTION", "Source", "source_of_arrays", "source_of_name"]
 
 Array = NDArray[Any]
 

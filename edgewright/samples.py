@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from edgewright.artifact import TensorSpec, atomic_folder
 from edgewright.errors import SamplesError, ShapeError, UsageError
 from edgewright.preprocess import Preprocess, encode
-from edgewright.sample_sources import Source, source_of_arrays, source_of_name
+from edgewright.sample_sources import FUNCTION, Source, source_of_arrays, source_of_name
 
-__all__ = ["Samples", "SamplesSpec", "open_samples"]
+__all__ = ["Samples", "SamplesSpec", "describe_samples", "is_function", "open_samples"]
 
 Array = NDArray[Any]
 Pick = tuple[int, int | None]
@@ -328,6 +328,17 @@ def open_samples(
     samples = Samples(found, inputs, declared, SamplesSpec(text, window, stride, preprocess=plain), memory)
     next(iter(samples))
     return samples
+
+
+def is_function(source: str) -> bool:
+    """Whether a source is the name of a function, whose code runs when it is opened."""
+    return not Path(source).exists() and FUNCTION.fullmatch(source) is not None
+
+
+def describe_samples(samples: Mapping[str, Any], inputs: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Digest, description and class names of samples; a job for a child process, JSON in and out."""
+    opened = open_samples(SamplesSpec.from_json(samples), tuple(TensorSpec.from_json(spec) for spec in inputs))
+    return {"digest": opened.digest(), "text": opened.describe(), "classes": list(opened.class_names)}
 
 
 def _declared(

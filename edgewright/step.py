@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from edgewright.artifact import Artifact
-from edgewright.errors import UsageError
+from edgewright.errors import UsageError, needs
 from edgewright.samples import SamplesSpec
 from edgewright.worker import Worker
 
-__all__ = ["Step", "StepContext"]
+__all__ = ["Claim", "Step", "StepContext", "checked"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a step promises of the model that it gives; a receipt checks it against what is read back from the file.
+
+    Args:
+        quantity: "bits" (stored bits of every kernel, at most), "sparsity" (share of zeros in every tensor named, at
+            least), "unique" (different values in every tensor named, at most: per output channel where the tensor is
+            quantized per channel), "io" (dtype of inputs and outputs), "float_ops" (ops that compute in float, at most).
+        value: the promise; a dtype's name for "io", a number else.
+        tensors: pattern of the tensors' names in the model that the step gives, as in `fnmatch`.
+    """
+
+    quantity: Literal["bits", "sparsity", "unique", "io", "float_ops"]
+    value: float | str
+    tensors: str = "*"
 
 
 def _no_progress(share: float, text: str) -> None:
@@ -60,6 +81,9 @@ class Step(Protocol):
     Options: ClassVar[type[Any]]
     """A frozen dataclass with a default for each option."""
 
+    options: Any
+    """Those that it was made with."""
+
     def __init__(self, options: Any) -> None:
         """A step with its options.
 
@@ -70,9 +94,39 @@ class Step(Protocol):
     def needs_samples(self) -> bool:
         """Whether these options cannot do without data."""
 
+    def claims(self) -> tuple[Claim, ...]:
+        """What these options promise of the model that comes out; later steps must keep it."""
+
     def apply(self, model: Artifact, ctx: StepContext) -> Artifact:
         """Write the new model to `ctx.out`.
 
         Raises:
             EdgewrightError: whatever went wrong; nothing half-written is left.
         """
+
+
+def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Options of a step from plain values, each of its declared type.
+
+    Args:
+        cls: the step's Options, a dataclass with `__pydantic_config__` = {"extra": "forbid", "strict": True}.
+        values: by option name; lists stand for tuples.
+        where: what a message calls them, for example "recipe int8, step 'export'".
+
+    Raises:
+        UsageError: an option is unknown or has a value that it cannot have; both values are named.
+        MissingPackageError: pydantic is not installed.
+    """
+    with needs("convert"):
+        from pydantic import TypeAdapter, ValidationError
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if unknown := [name for name in values if name not in names]:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"{where} has no option '{unknown[0]}'", hint=f"{hint}known: {', '.join(names)}")
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(dict(values)))  # JSON knows lists only: tuples are made of them
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"])) or "options"
+        raise UsageError(f"{where}: option '{option}' is {first['input']!r}: {first['msg'].lower()}") from error

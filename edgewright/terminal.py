@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgewright.artifact import Artifact, TensorSpec
     from edgewright.converters.model_info import ModelInfo
-    from edgewright.demo import DemoRow
     from edgewright.report import Metric, Report
 
-__all__ = ["log_to_stderr", "print_demo", "print_info", "print_report", "progress_bar", "say", "show_artifact"]
+__all__ = [
+    "add_row",
+    "console_of_stdout",
+    "folded",
+    "log_to_stderr",
+    "new_table",
+    "plain",
+    "print_facts",
+    "print_info",
+    "print_report",
+    "print_table",
+    "progress_bar",
+    "rights",
+    "say",
+    "show_artifact",
+]
 
 STYLES = {"error": "bold red", "warning": "yellow", "hint": "cyan"}
 
@@ -43,9 +57,9 @@ def say(kind: str, text: str) -> None:
         from rich.text import Text
 
         line = Text(f"{kind}: ", style=STYLES.get(kind, "dim"))
-        Console(stderr=True, soft_wrap=True).print(line.append(_plain(text), style="not bold default"))
+        Console(stderr=True, soft_wrap=True).print(line.append(plain(text), style="not bold default"))
     else:
-        sys.stderr.write(f"{kind}: {_plain(text)}\n")
+        sys.stderr.write(f"{kind}: {plain(text)}\n")
 
 
 @contextmanager
@@ -71,9 +85,9 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
 
 def print_info(path: Path, info: ModelInfo, *, weights: int | None) -> None:
     """Everything that `inspect` knows, as tables; `weights` is how many tensors are listed, None lists all."""
-    console = _console()
+    console = console_of_stdout()
     macs = f"{info.macs:,}" if info.macs is not None else "not counted"
-    _print_facts(
+    print_facts(
         console,
         {
             "file": str(path),
@@ -92,7 +106,9 @@ def print_info(path: Path, info: ModelInfo, *, weights: int | None) -> None:
         if len(shown) < len(info.weights)
         else "weights"
     )
-    table = _table([("tensor", "left"), ("shape", "left"), ("dtype", "left"), *_rights("bits", "zeros", "unique", "per channel")])
+    table = new_table(
+        [("tensor", "left"), ("shape", "left"), ("dtype", "left"), *rights("bits", "zeros", "unique", "per channel")]
+    )
     rows = []
     for w in shown:
         per_channel = f"{w.unique_per_channel:,}" if w.channel_axis is not None else "-"
@@ -101,30 +117,30 @@ def print_info(path: Path, info: ModelInfo, *, weights: int | None) -> None:
     titles = [str(column.header) for column in table.columns][1:]
     used = sum(2 + max(map(len, column)) for column in zip(titles, *rows, strict=True))
     for w, row in zip(shown, rows, strict=True):
-        _add(table, _short(w.name, max(20, min(60, console.width - used))), *row)
+        add_row(table, _short(w.name, max(20, min(60, console.width - used))), *row)
     if shown:
-        _print_table(console, title, table)
+        print_table(console, title, table)
     for note in info.notes:
         say("note", note)
 
 
 def show_artifact(artifact: Artifact, model: Path) -> None:
     """The file that was written, beside what it was made of."""
-    from edgewright.converters.model_info import deflated_bytes, raw_bytes
+    from edgewright.artifact import deflated_bytes, raw_bytes
 
-    console = _console()
-    table = _table([("file", "left"), ("format", "left"), *_rights("bytes", "deflated")])
+    console = console_of_stdout()
+    table = new_table([("file", "left"), ("format", "left"), *rights("bytes", "deflated")])
     room = max(20, console.width - 36)
     for path, format in ((model, ""), (artifact.path, artifact.format)):
-        _add(table, _folded(str(path), room), format, f"{raw_bytes(path):,}", f"{deflated_bytes(path):,}")
-    _print_table(console, None, table)
+        add_row(table, folded(str(path), room), format, f"{raw_bytes(path):,}", f"{deflated_bytes(path):,}")
+    print_table(console, None, table)
     _print_specs(console, "inputs", artifact.inputs)
     _print_specs(console, "outputs", artifact.outputs)
 
 
 def print_report(report: Report) -> None:
     """A verification report: one row per output."""
-    console = _console()
+    console = console_of_stdout()
     facts = {}
     for key in ("candidate", "reference"):
         side = report.model[key]
@@ -132,13 +148,13 @@ def print_report(report: Report) -> None:
         execution = by.get("execution")
         how = f"{by['engine']}, {execution['precision']} ({execution['device']})" if execution else by["engine"]
         facts[key] = f"{side['path']}\n{how}"
-    _print_facts(console, {**facts, "samples": str(report.settings["samples"])})
+    print_facts(console, {**facts, "samples": str(report.settings["samples"])})
     names = list(dict.fromkeys(m.name for m in report.metrics))
-    table = _table([("output", "left"), *_rights(*(_TITLES.get(name, name.replace("_", " ")) for name in names))])
+    table = new_table([("output", "left"), *rights(*(_TITLES.get(name, name.replace("_", " ")) for name in names))])
     for subject in dict.fromkeys(m.subject for m in report.metrics):
         found = {m.name: m for m in report.metrics if m.subject == subject}
-        _add(table, _folded(subject, 24), *(_figure(found[name]) for name in names))
-    _print_table(console, None, table)
+        add_row(table, folded(subject, 24), *(_figure(found[name]) for name in names))
+    print_table(console, None, table)
     for why in dict.fromkeys(m.why_absent for m in report.metrics if m.why_absent):
         console.print(f"-: {why}", style="dim")
     for warning in report.warnings:
@@ -151,46 +167,6 @@ _TITLES = {"max_abs_error": "max error", "mean_abs_error": "mean error", "sqnr":
 """Column titles; JSON has the metrics' own names."""
 
 
-def print_demo(rows: Sequence[DemoRow], out: Path, notes: Sequence[str]) -> None:
-    """The demo's table, accuracy beside size; two tables where the terminal is too narrow for one."""
-    console = _console()
-    float_size = next(row.raw_bytes for row in rows if row.precision == "float32" and row.target != "keras")
-    sizes = [("computed in", "left"), *_rights("bytes", "deflated", "x smaller")]
-    quality = _rights("SQNR", "same class", "accuracy", "95 % interval", "change")
-    wide = console.width >= 120
-    tables = (
-        [_table([("file", "left"), *sizes, *quality])] if wide else [_table([("file", "left"), *c]) for c in (sizes, quality)]
-    )
-    for row in rows:
-        size = (
-            row.computed_in,
-            f"{row.raw_bytes:,}",
-            f"{row.deflated_bytes:,}",
-            f"{float_size / row.raw_bytes:.1f}" if row.target != "keras" else "-",
-        )
-        figures = (
-            "-" if row.sqnr_db is None else f"{row.sqnr_db:.1f} dB",
-            "-" if row.agreement is None else f"{row.agreement:.1%}",
-            f"{row.accuracy:.2%}",
-            f"{row.low:.1%} - {row.high:.1%}",
-            "-" if row is rows[0] else f"{(row.accuracy - rows[0].accuracy) * 100:+.2f}",
-        )
-        for table, cells in zip(tables, [size + figures] if wide else [size, figures], strict=True):
-            _add(table, row.name, *cells)
-    title = f"{rows[0].samples:,} windows of subjects 8-10, who were never trained on"
-    for table, heading in zip(tables, (title, None), strict=False):
-        _print_table(console, heading, table)
-    console.print(
-        "SQNR and same class: against the Keras model on the first 100 windows. x smaller: than the float32 .tflite. "
-        "Change: of the accuracy, in points.\n"
-        "The interval takes windows as independent; three people are few, so expect more spread between persons."
-    )
-    for note in notes:
-        say("note", note)
-    where = f"The files are in {out}. Look into one:\nedgewright inspect {out / rows[3].name}"
-    console.print(_plain(where), soft_wrap=True)  # a path that is broken in two cannot be copied
-
-
 def _figure(metric: Metric) -> str:
     if metric.value is None:
         return "-"
@@ -199,7 +175,7 @@ def _figure(metric: Metric) -> str:
     return f"{metric.value:.1f} {metric.unit}" if metric.unit else f"{metric.value:.6g}"
 
 
-def _print_facts(console: Any, facts: Mapping[str, str]) -> None:
+def print_facts(console: Any, facts: Mapping[str, str]) -> None:
     """Names and values in two columns."""
     from rich.table import Table
 
@@ -207,29 +183,31 @@ def _print_facts(console: Any, facts: Mapping[str, str]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        _add(table, name, value)
+        add_row(table, name, value)
     console.print(table)
     console.print()
 
 
 def _print_specs(console: Any, title: str, specs: Sequence[TensorSpec]) -> None:
-    table = _table([("name", "left"), ("shape", "left"), ("dtype", "left"), *_rights("scale", "zero point")])
+    table = new_table([("name", "left"), ("shape", "left"), ("dtype", "left"), *rights("scale", "zero point")])
     for spec in specs:
         dims = "x".join("?" if size is None else str(size) for size in spec.shape) or "scalar"
         scale = "-" if spec.scale is None else f"{spec.scale:.8g}"
         zero = "-" if spec.zero_point is None else str(spec.zero_point)
-        _add(table, _folded(spec.name, max(20, console.width - 50)), dims, spec.dtype, scale, zero)
-    _print_table(console, title, table)
+        add_row(table, folded(spec.name, max(20, console.width - 50)), dims, spec.dtype, scale, zero)
+    print_table(console, title, table)
 
 
-def _print_table(console: Any, title: str | None, table: Any) -> None:
+def print_table(console: Any, title: str | None, table: Any) -> None:
+    """A table below its title, and an empty line."""
     if title:
         console.print(title, style="bold")
     console.print(table)
     console.print()
 
 
-def _table(columns: Sequence[tuple[str, str]]) -> Any:
+def new_table(columns: Sequence[tuple[str, str]]) -> Any:
+    """An empty table; columns are (title, "left" or "right")."""
     from rich import box
     from rich.table import Table
 
@@ -239,17 +217,17 @@ def _table(columns: Sequence[tuple[str, str]]) -> Any:
     return table
 
 
-def _rights(*names: str) -> list[tuple[str, str]]:
+def rights(*names: str) -> list[tuple[str, str]]:
     """Columns of figures."""
     return [(name, "right") for name in names]
 
 
-def _add(table: Any, *cells: str) -> None:
+def add_row(table: Any, *cells: str) -> None:
     """A row of plain text."""
-    table.add_row(*(_plain(cell) for cell in cells))
+    table.add_row(*(plain(cell) for cell in cells))
 
 
-def _console() -> Any:
+def console_of_stdout() -> Any:
     """Standard output; as wide as the terminal, or wide enough for every table when it goes to a file."""
     from rich.console import Console
 
@@ -257,7 +235,7 @@ def _console() -> Any:
     return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text without control characters, which a model file could send to the terminal in a name."""
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
@@ -267,7 +245,7 @@ def _short(name: str, limit: int) -> str:
     return first if len(first) <= limit else "..." + first[-limit + 3 :]
 
 
-def _folded(name: str, room: int) -> str:
+def folded(name: str, room: int) -> str:
     """A long name or path in lines of at most `room` characters, broken behind a "/" where there is one."""
     lines = []
     while len(name) > room:

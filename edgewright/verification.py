@@ -16,15 +16,29 @@ import numpy as np
 
 from edgewright.artifact import Artifact, ModelMeta, TensorSpec, file_sha256, sidecar_of
 from edgewright.benchmarks.fidelity import compare_outputs
+from edgewright.conversion import TRAINING_FORMATS, Data, Progress, Trust, convert, described, silent
 from edgewright.converters.readers import find_reader
 from edgewright.converters.writers import WRITERS
 from edgewright.errors import ShapeError, UsageError, VerificationError
-from edgewright.pipeline import TRAINING_FORMATS, Data, Progress, Trust, convert, described, silent
 from edgewright.report import Metric, Report
 from edgewright.samples import SamplesSpec
 from edgewright.worker import Limits, Worker
 
-__all__ = ["ModelOutputs", "check", "convert_and_verify", "outputs_of", "require", "verify"]
+__all__ = [
+    "VERIFY_SAMPLES",
+    "ModelOutputs",
+    "check",
+    "convert_and_verify",
+    "one_preprocessing",
+    "outputs_of",
+    "pair_outputs",
+    "random_inputs",
+    "require",
+    "store_outputs",
+    "stored_outputs",
+    "tells",
+    "verify",
+]
 
 VERIFY_SAMPLES = 100
 """How many samples verification uses."""
@@ -106,7 +120,7 @@ def verify(
         else:
             own = outputs_of(paths[0], spec, engine=engine, exact=exact, trust=trust, limits=limits, progress=report)
             sides = own, reference
-    pairs, matched = _pair_outputs(*sides)
+    pairs, matched = pair_outputs(*sides)
     metrics = [m for name, r, c in pairs for m in compare_outputs(name, r, c, random_data=samples is None)]
     passed, reasons = check(metrics, min_sqnr_db, min_agreement)
     warnings.extend(w for w in _warnings_of(sides, exact) if w not in warnings)
@@ -140,16 +154,16 @@ def convert_and_verify(
     """Convert a model and compare the file with it; a Keras model computes its outputs while the file is being written.
 
     Args:
-        model: see `pipeline.convert`, as for all arguments not named here.
+        model: see `conversion.convert`, as for all arguments not named here.
         out: the file to write.
         samples: what to calibrate with; the first 100 are compared too. None compares on random inputs.
         trust: what the model file may do on loading.
         limits: time and memory of each child process.
         progress: called with a share between 0 and 1 and a text.
-        options: further arguments of `pipeline.convert`.
+        options: further arguments of `conversion.convert`.
 
     Raises:
-        EdgewrightError: see `pipeline.convert` and `verify`.
+        EdgewrightError: see `conversion.convert` and `verify`.
     """
     data = samples if samples is None or isinstance(samples, Data) else Data(samples)
     report = progress or silent
@@ -248,13 +262,13 @@ def _verification_samples(
     """The first 100 samples, or random ones, as both sides open them."""
     if samples is None:
         inputs = described(paths[0], trust, limits).inputs
-        return Data(_random(inputs)).spec(inputs, work), [
+        return Data(random_inputs(inputs)).spec(inputs, work), [
             "no samples were given: random inputs were used, which say little about accuracy"
         ]
     data = samples if isinstance(samples, Data) else Data(samples)
-    known = [described(path, trust, limits) for path in paths if _tells(path)]
+    known = [described(path, trust, limits) for path in paths if tells(path)]
     if not data.preprocess:
-        data = data.completed(_one_preprocessing(known))
+        data = data.completed(one_preprocessing(known))
     if data.preprocess or isinstance(data.source, Mapping):
         inputs = (known[0] if known else described(paths[0], trust, limits)).inputs
     else:
@@ -263,12 +277,12 @@ def _verification_samples(
     return data.spec(inputs, work).pick(VERIFY_SAMPLES, None), []
 
 
-def _tells(path: Path) -> bool:
+def tells(path: Path) -> bool:
     """Whether a file may hold a preprocessing: it has a sidecar, or is of a format that we write it into."""
     return sidecar_of(path).is_file() or find_reader(path) in WRITERS.names()
 
 
-def _one_preprocessing(known: list[Artifact]) -> ModelMeta:
+def one_preprocessing(known: list[Artifact]) -> ModelMeta:
     """The candidate's preprocessing, or the reference's if only that has one.
 
     Raises:
@@ -283,7 +297,7 @@ def _one_preprocessing(known: list[Artifact]) -> ModelMeta:
     return having[0].meta
 
 
-def _random(inputs: tuple[TensorSpec, ...], count: int = RANDOM_SAMPLES) -> dict[str, np.ndarray[Any, Any]]:
+def random_inputs(inputs: tuple[TensorSpec, ...], count: int = RANDOM_SAMPLES) -> dict[str, np.ndarray[Any, Any]]:
     """Seeded random inputs: normal values for real ones, 0 and 1 for integer ones (valid for most embeddings)."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -358,24 +372,57 @@ def _outputs_in(
     child: Worker, path: Path, spec: SamplesSpec, engine: str | None, exact: bool, trust: Trust, progress: Progress
 ) -> ModelOutputs:
     """`outputs_of` in a child that runs already."""
-    format = find_reader(path)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         out = Path(folder) / "outputs.npz"
-        common: dict[str, Any] = {"path": str(path), "out": str(out), "samples": spec.to_json()}
-        if format in TRAINING_FORMATS:
-            job = "edgewright.converters.jobs:reference_outputs"
-            common |= {"trust": trust.code, "custom": trust.custom}
-        else:
-            job = "edgewright.benchmarks.outputs:engine_outputs"
-            common |= {"engine": engine, "exact": exact, "threads": os.cpu_count() or 1}
-        how = child.call(job, what=f"running {path.name}", on_progress=progress, **common)
-        with np.load(out, allow_pickle=False) as stored:
-            arrays = tuple(stored[str(i)] for i in range(len(how["outputs"])))
+        how = store_outputs(child, path, out, spec, engine=engine, exact=exact, trust=trust, progress=progress)
+        return stored_outputs(path, out, how)
+
+
+def store_outputs(
+    child: Worker,
+    path: Path,
+    out: Path,
+    spec: SamplesSpec,
+    *,
+    engine: str | None = None,
+    exact: bool = False,
+    trust: Trust = Trust(),
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Run any readable model over samples in a child that runs already, and store what comes out.
+
+    Args:
+        child: the process.
+        path: the model.
+        out: the .npz to write: arrays "0", "1", ... of real numbers, one per output in the model's order.
+        spec: the samples.
+        engine: see `outputs_of`, as for the arguments that follow.
+        exact: compute float ops in float32.
+        trust: what the file may do on loading.
+        progress: called with a share between 0 and 1 and a text.
+
+    Returns:
+        How they were computed: inputs and outputs (JSON of `TensorSpec`), engine, execution, samples, warnings.
+    """
+    common: dict[str, Any] = {"path": str(path), "out": str(out), "samples": spec.to_json()}
+    if find_reader(path) in TRAINING_FORMATS:
+        job = "edgewright.converters.jobs:reference_outputs"
+        common |= {"trust": trust.code, "custom": trust.custom}
+    else:
+        job = "edgewright.benchmarks.outputs:engine_outputs"
+        common |= {"engine": engine, "exact": exact, "threads": os.cpu_count() or 1}
+    return dict(child.call(job, what=f"running {path.name}", on_progress=progress, **common))
+
+
+def stored_outputs(path: Path, out: Path, how: dict[str, Any]) -> ModelOutputs:
+    """What `store_outputs` wrote to `out`, as it returned `how`."""
+    with np.load(out, allow_pickle=False) as stored:
+        arrays = tuple(stored[str(i)] for i in range(len(how["outputs"])))
     specs = [tuple(TensorSpec.from_json(s) for s in how[key]) for key in ("inputs", "outputs")]
-    return ModelOutputs(path, format, specs[0], specs[1], arrays, how)
+    return ModelOutputs(path, find_reader(path), specs[0], specs[1], arrays, how)
 
 
-def _pair_outputs(candidate: ModelOutputs, reference: ModelOutputs) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+def pair_outputs(candidate: ModelOutputs, reference: ModelOutputs) -> tuple[list[tuple[str, Any, Any]], list[str]]:
     """Outputs of both that belong together: by name, or by position if the names differ and the shapes agree."""
     own = [spec.name for spec in candidate.outputs]
     theirs = [spec.name for spec in reference.outputs]

@@ -65,7 +65,8 @@ class Worker:
     """A Python child process that runs jobs one after another; use it as a context manager.
 
     Jobs are named functions (`package.module:function`) with JSON arguments and a JSON result, so nothing is unpickled
-    from a child that has opened an untrusted file. The child ends when this object is closed or this process dies.
+    from a child that has opened an untrusted file. The child ends when this object is closed or this process dies. Several
+    threads may submit jobs and wait for theirs.
 
     Args:
         limits: time and memory that one job may use.
@@ -78,6 +79,7 @@ class Worker:
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._done: dict[int, dict[str, Any]] = {}
         self._next = 0
+        self._submitting = threading.Lock()
         self._end: WorkerError | None = None
         self._log = tempfile.TemporaryFile()
         self._scratch = tempfile.TemporaryDirectory(prefix="edgewright-child-", ignore_cleanup_errors=True)
@@ -107,14 +109,15 @@ class Worker:
             on_progress: called with a share between 0 and 1 and a text whenever the job reports.
             arguments: JSON values.
         """
-        self._next += 1
-        request = json.dumps({"id": self._next, "function": function, "arguments": arguments})
-        try:
-            self._input.write(request.encode() + b"\n")
-            self._input.flush()
-        except OSError:
-            log.debug("%s: the child is gone already", what)
-        return Job(self, self._next, what, on_progress)
+        with self._submitting:
+            self._next = number = self._next + 1
+            request = json.dumps({"id": number, "function": function, "arguments": arguments})
+            try:
+                self._input.write(request.encode() + b"\n")
+                self._input.flush()
+            except OSError:
+                log.debug("%s: the child is gone already", what)
+        return Job(self, number, what, on_progress)
 
     def call(self, function: str, /, *, what: str, on_progress: Progress | None = None, **arguments: Any) -> Any:
         """Run a job and wait for its result; arguments and errors as in `submit` and `Job.result`."""
@@ -140,6 +143,11 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child takes jobs: it was neither closed nor stopped, and has not ended by itself."""
+        return self._end is None and self._process.poll() is None
 
     @property
     def _input(self) -> IO[bytes]:

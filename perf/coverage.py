@@ -32,7 +32,7 @@ from models import CASES, SAMPLES, Case
 
 from edgewright.converters.writers import PRECISIONS
 from edgewright.errors import UnsupportedError
-from edgewright.pipeline import convert
+from edgewright.conversion import convert
 from edgewright.verification import verify
 from edgewright.worker import Limits
 

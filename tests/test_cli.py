@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright import cli, commands, testing
+from edgewright import cli, commands, options, testing
 from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 
@@ -204,7 +204,7 @@ def test_what_nobody_foresaw_is_called_a_defect(here, models, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("edgewright.pipeline.inspect", broken)
+    monkeypatch.setattr("edgewright.conversion.inspect", broken)
     code, out, err = here("inspect", models / "one.tflite", "--json")
     assert code == 1
     assert "unexpected ZeroDivisionError: by zero" in err and "defect of Edgewright" in err and "Traceback" not in err
@@ -259,7 +259,7 @@ def test_json_may_be_asked_for_in_a_file_or_the_environment(here, models, monkey
     [
         ("[verify\n", ("edgewright.toml is no valid TOML", "line 1")),
         ("min_sqnr = 3\n", ("'min_sqnr' stands outside a section", "[convert]")),
-        ("[verifi]\nexact = true\n", ("no verb for section [verifi]", "convert, verify, inspect, demo")),
+        ("[verifi]\nexact = true\n", ("no verb for section [verifi]", "compress, convert, verify, evaluate, bench, inspect, recipes, cache, demo")),
         ("[verify]\nmin-sqrn = 3\n", ("[verify] has 'min-sqrn'", "did you mean min-sqnr?", "exact", "memory-limit")),
         ("[verify]\nmin-sqnr = 'loud'\n", ("--min-sqnr", "the value stands in edgewright.toml")),
         ("[verify]\nengine = 'litrt'\n", ("litrt", "edgewright.toml")),
@@ -312,14 +312,14 @@ def test_one_text_for_an_option_that_may_be_repeated(here, models):
     ],
 )
 def test_memory_limit(text, size):
-    assert commands._limits(7.0, text).memory_bytes == size
-    assert commands._limits(7.0, text).timeout_s == 7.0
+    assert options.limits_of(7.0, text).memory_bytes == size
+    assert options.limits_of(7.0, text).timeout_s == 7.0
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "0", "4X", "4GG", "inf", "nan", "1e400", "0.1", "4 G 2", "٤G"])
 def test_memory_limit_that_is_none(text):
     with pytest.raises(UsageError, match="is no size"):
-        commands._limits(7.0, text)
+        options.limits_of(7.0, text)
 
 
 @pytest.mark.parametrize(
@@ -333,13 +333,13 @@ def test_memory_limit_that_is_none(text):
     ],
 )
 def test_preprocess_with_and_without_an_input_name(texts, expected):
-    data = commands._data("x.npz", None, None, texts, None, 0)
+    data = commands.data_of("x.npz", None, None, texts, None, 0)
     assert data.preprocess == {name: Preprocess(**fields) for name, fields in expected.items()}
 
 
 def test_preprocess_declared_twice_is_refused():
     with pytest.raises(UsageError, match="input 'a' twice"):
-        commands._data("x.npz", None, None, ["a:scale=2", "a:offset=1"], None, 0)
+        commands.data_of("x.npz", None, None, ["a:scale=2", "a:offset=1"], None, 0)
 
 
 # --- processes ---------------------------------------------------------------------------------------------------------
@@ -487,18 +487,3 @@ def test_inspect_fits_the_terminal_with_one_line_per_tensor(columns):
     assert sum("kernel" in row for row in rows) == 19
     assert ("model/a_rather_long_layer_name_23/with_a_part/kernel" in said) is (columns == 140)
     assert "?]evil?[red]:warning:" in said, "names from a file are text, not markup or terminal commands"
-
-
-def test_demo_tables_fit_80_columns():
-    code = (
-        "from pathlib import Path\n"
-        "from edgewright.demo import DemoRow\n"
-        "from edgewright.terminal import print_demo\n"
-        "sizes = (416_687, 321_892, 136.6, 1.0, 0.8774, 0.86, 0.893, 1484)\n"
-        "rows = [DemoRow('watch_float32.tflite', t, 'float32', 'float32', *sizes) for t in ('keras', *['tflite'] * 4)]\n"
-        "print_demo(rows, Path('out/demo'), [])"
-    )
-    for columns, tables in ((80, 2), (140, 1)):
-        said = on_terminal(columns, "-c", code)
-        assert max(len(line.rstrip()) for line in said.splitlines()) <= columns
-        assert said.count("watch_float32.tflite  ") == 5 * tables

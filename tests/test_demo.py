@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgewright.demo import FILES, VARIANTS, run_demo
-from edgewright.pipeline import Data
+from edgewright.conversion import Data
 
 PARTS = ("train", "valid", "calib", "test")
 

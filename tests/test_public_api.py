@@ -13,15 +13,15 @@ import edgewright
 GOLDEN = {
     "edgewright": """Artifact Data EdgewrightError Limits Metric ModelInfo Preprocess Report Samples Session TensorSpec Trust
         __version__ convert inspect open_samples open_session verify""",
-    "edgewright.artifact": """Artifact ModelMeta StepRecord TensorSpec atomic_folder file_sha256 files_of looks_like
-        write_atomic""",
+    "edgewright.artifact": """Artifact ModelMeta StepRecord TensorSpec atomic_folder deflated_bytes file_sha256 files_of looks_like
+        raw_bytes write_atomic""",
     "edgewright.benchmarks.accuracy": "accuracy wilson_interval",
     "edgewright.benchmarks.fidelity": "compare_outputs cosine sqnr_db top1_agreement",
     "edgewright.demo": "DemoRow FILES VARIANTS run_demo",
     "edgewright.errors": """ArtifactError BudgetError ConversionError EXTRAS EdgewrightError EngineError MissingPackageError
         ModelError PluginError SamplesError ShapeError UnsupportedError UntrustedCodeError UsageError VerificationError
         WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
-    "edgewright.pipeline": "Data Progress TRAINING_FORMATS Trust convert declare described inspect silent",
+    "edgewright.conversion": "Data Progress TRAINING_FORMATS Trust convert declare described inspect silent",
     "edgewright.preprocess": "Placement Preprocess decode encode read_image",
     "edgewright.registry": "Kind",
     "edgewright.report": "Metric Report",

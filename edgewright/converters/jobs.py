@@ -53,7 +53,8 @@ def lower_model(
         custom: module that registers custom objects.
 
     Returns:
-        inputs and outputs of the model itself, `layers`: names of its layers, `warnings`.
+        inputs and outputs of the model itself, `layers`: names of its layers, `recurrent`: whether it has recurrent layers
+        (without any, `integer` and `unroll` change nothing), `warnings`.
 
     Raises:
         UnsupportedError: a recurrent layer cannot be unrolled but must be, or an op has no TFLite form.
@@ -76,7 +77,7 @@ def lower_model(
         batch = 1
     wants_unroll = integer or batch is None
     reader.lower(Path(out), LowerOptions(batch=batch, unroll=limit if wants_unroll else 0, select_tf=select_tf))
-    return {**_specs(reader), "layers": reader.layer_names(), "warnings": warnings}
+    return {**_specs(reader), "layers": reader.layer_names(), "recurrent": bool(steps), "warnings": warnings}
 
 
 def reference_outputs(path: str, out: str, samples: Mapping[str, Any], *, trust: bool, custom: str | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.artifact import TensorSpec, files_of
+from edgewright.artifact import TensorSpec
 from edgewright.errors import EdgewrightError, ModelError
 
-__all__ = ["ModelInfo", "WeightInfo", "corrupt", "deflated_bytes", "describe_weight", "raw_bytes", "reading", "unpack_bits"]
+__all__ = ["ModelInfo", "WeightInfo", "corrupt", "describe_weight", "reading", "unpack_bits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class ModelInfo:
         inputs: in the model's order.
         outputs: in the model's order.
         ops: how often each op (of Keras models: each layer class) occurs.
-        weights: constant tensors with more than one value, largest first.
+        weights: constant tensors with more than one value, largest first; those of a size in the order of use.
         parameters: number of trained values; BatchNorm statistics and quantization constants are not counted.
         macs: multiply-adds of convolutions, dense layers and matrix products at batch 1; None if not countable.
         macs_note: why `macs` is None, or what it leaves out; empty if exact.
@@ -175,25 +174,6 @@ def unpack_bits(raw: np.ndarray[Any, Any], bits: int, *, signed: bool) -> np.nda
     if signed:
         fields = (fields << np.uint8(8 - bits)).view(np.int8) >> np.int8(8 - bits)
     return fields
-
-
-def raw_bytes(path: Path, *also: Path) -> int:
-    """Size of a model: the sum over its files and any others that it refers to."""
-    return sum(file.stat().st_size for file in (*files_of(path), *also))
-
-
-def deflated_bytes(path: Path, *also: Path) -> int:
-    """Size after zlib level 9: the sum over its files and any others that it refers to, each compressed whole."""
-    return sum(_deflated(file) for file in (*files_of(path), *also))
-
-
-def _deflated(file: Path) -> int:
-    packer = zlib.compressobj(9)
-    total = 0
-    with file.open("rb") as handle:
-        while chunk := handle.read(1 << 20):
-            total += len(packer.compress(chunk))
-    return total + len(packer.flush())
 
 
 def corrupt(path: Path, why: str) -> ModelError:

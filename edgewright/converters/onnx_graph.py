@@ -108,7 +108,7 @@ def weights_of(model: Any, folder: Path) -> tuple[tuple[WeightInfo, ...], int]:
             parameters += size
         if size > 1:
             described.append(_describe(name, use, zero, folder))
-    return tuple(sorted(described, key=lambda weight: (-math.prod(weight.shape), weight.name))), parameters
+    return tuple(sorted(described, key=lambda weight: -math.prod(weight.shape))), parameters
 
 
 def _data_uses(graph: Any, outer: Mapping[str, Any]) -> Iterator[tuple[str, _Use, Any]]:

@@ -101,7 +101,7 @@ def ov_weights(model: Any) -> tuple[tuple[WeightInfo, ...], int]:
             parameters += size
         if size > 1:
             described.append(_describe(name, weight))
-    return tuple(sorted(described, key=lambda info: (-math.prod(info.shape), info.name))), parameters
+    return tuple(sorted(described, key=lambda info: -math.prod(info.shape))), parameters
 
 
 def _is_bias(weight: _Weight) -> bool:

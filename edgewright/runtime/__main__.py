@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from edgewright.errors import EdgewrightError, PluginError
 from edgewright.runtime import ENGINES, open_session
+from edgewright.runtime.machine import machine
 
 __all__ = ["main", "probe", "selftest"]
 
@@ -35,46 +35,10 @@ def probe() -> dict[str, Any]:
     return {
         "schema": 1,
         "engines": engines,
-        "machine": {
-            "system": platform.system(),
-            "release": platform.release(),
-            "architecture": platform.machine(),
-            "cpu": _cpu_name(),
-            "cores": _cores(),
-            "memory_bytes": _memory_bytes(),
-            "hostname": platform.node(),
-        },
+        "machine": machine(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    """The processor's name: of the board on ARM Linux, of the model elsewhere; the architecture if nothing tells."""
-    for file, key in (("/proc/device-tree/model", None), ("/proc/cpuinfo", "model name")):
-        try:
-            text = Path(file).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if key is None:
-            return text.strip("\0\n ")
-        for line in text.splitlines():
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    """Physical memory."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def selftest(path: Path, *, engine: str | None = None, threads: int = 1, exact: bool = False) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from edgewright.errors import (
     WorkerMemoryError,
     WorkerTimeoutError,
 )
-from edgewright.pipeline import Data, convert
+from edgewright.conversion import Data, convert
 from edgewright.preprocess import Preprocess
 from edgewright.testing import plus_one_onnx, two_by_two_tflite
 from edgewright.worker import Limits

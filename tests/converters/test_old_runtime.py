@@ -10,7 +10,7 @@ import pytest
 from convert_helpers import decoded, encoded, known, sqnr
 
 from edgewright.converters.tflite_parse import parse
-from edgewright.pipeline import convert
+from edgewright.conversion import convert
 
 CASES = [("float32", "float32"), ("float16", "float32"), ("dynamic", "float32"), ("int8", "int8"), ("int16x8", "float32")]
 

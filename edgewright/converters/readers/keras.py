@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgewright.artifact import TensorSpec, looks_like
+from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
 from edgewright.converters.lowering import lower_function
-from edgewright.converters.model_info import ModelInfo, WeightInfo, deflated_bytes, describe_weight, raw_bytes
+from edgewright.converters.model_info import ModelInfo, WeightInfo, describe_weight
 from edgewright.converters.readers import READERS, LowerOptions
 from edgewright.converters.untrusted import archive_config, corrupt, h5_config, refuse_code
 from edgewright.errors import EdgewrightError, ModelError, UnsupportedError, UntrustedCodeError, needs

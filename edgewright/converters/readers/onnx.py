@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgewright.artifact import TensorSpec, looks_like
+from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
 from edgewright.converters.macs import MacCount
-from edgewright.converters.model_info import ModelInfo, corrupt, deflated_bytes, raw_bytes, reading
+from edgewright.converters.model_info import ModelInfo, corrupt, reading
 from edgewright.converters.onnx_graph import constants_of, graph_macs, graphs_of, weights_of
 from edgewright.converters.readers import READERS
 from edgewright.errors import ModelError, needs

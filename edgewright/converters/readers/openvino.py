@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgewright.artifact import TensorSpec, looks_like
+from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
 from edgewright.converters.macs import MacCount
-from edgewright.converters.model_info import ModelInfo, corrupt, deflated_bytes, raw_bytes, reading
+from edgewright.converters.model_info import ModelInfo, corrupt, reading
 from edgewright.converters.openvino_graph import ELEMENT_TYPES, nodes_of, ov_macs, ov_weights
 from edgewright.converters.openvino_xml import check_ir
 from edgewright.converters.readers import READERS

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgewright.artifact import TensorSpec, looks_like
+from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
 from edgewright.converters.lowering import CODE_OPS, lower_function
-from edgewright.converters.model_info import ModelInfo, deflated_bytes, describe_weight, raw_bytes, reading
+from edgewright.converters.model_info import ModelInfo, describe_weight, reading
 from edgewright.converters.readers import READERS, LowerOptions
 from edgewright.converters.readers.keras import count_lowered, is_statistic
 from edgewright.converters.untrusted import corrupt

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgewright.artifact import TensorSpec, looks_like
+from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
 from edgewright.converters.macs import MacCount, conv_macs, matmul_macs, recurrent_macs, transposed_conv_macs
-from edgewright.converters.model_info import ModelInfo, WeightInfo, deflated_bytes, describe_weight, raw_bytes, reading
+from edgewright.converters.model_info import ModelInfo, WeightInfo, describe_weight, reading
 from edgewright.converters.readers import READERS
 from edgewright.converters.tflite_file import read_metadata, several_signatures
 from edgewright.converters.tflite_parse import Graph, Op, Tensor, TfliteFile, parse
@@ -154,7 +154,7 @@ class TfliteReader:
                 described.append(self._describe(use))
                 sparse += use.tensor.sparse
         notes = [f"{sparse} weights are stored in TFLite's sparse encoding"] if sparse else []
-        return tuple(sorted(described, key=lambda w: (-math.prod(w.shape), w.name))), parameters, notes
+        return tuple(sorted(described, key=lambda w: -math.prod(w.shape))), parameters, notes
 
     def _describe(self, use: _Use) -> WeightInfo:
         tensor = use.tensor

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from edgewright.artifact import Artifact, StepRecord, TensorSpec, atomic_folder
 from edgewright.errors import SamplesError
 from edgewright.registry import Kind
-from edgewright.step import Step, StepContext
+from edgewright.step import Claim, Step, StepContext
 
-__all__ = ["PRECISIONS", "WRITERS", "Writer", "export", "versions"]
+__all__ = ["PRECISIONS", "STRICT", "WRITERS", "Precision", "Writer", "export", "precision_claims", "versions"]
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
+Precision = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+STRICT: Mapping[str, Any] = {"extra": "forbid", "strict": True}
+"""How the host checks options that come from a recipe or the command line."""
+
+_BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8, "int16x8": 8}
 
 
 class Writer(Step, Protocol):
@@ -75,6 +81,11 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
         (*model.lineage, record),
         replace(model.meta, extra={**model.meta.extra, "float_ops": result["float_ops"]}),
     )
+
+
+def precision_claims(options: Any) -> tuple[Claim, ...]:
+    """What a writer with fields `precision` and `io` promises: stored bits of the kernels, dtype of inputs and outputs."""
+    return Claim("bits", _BITS[options.precision]), Claim("io", options.io)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from edgewright.artifact import Artifact
-from edgewright.converters.writers import PRECISIONS, WRITERS, export
+from edgewright.converters.writers import PRECISIONS, STRICT, WRITERS, Precision, export, precision_claims
 from edgewright.errors import UnsupportedError, UsageError
-from edgewright.step import StepContext
+from edgewright.step import Claim, StepContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,10 @@ class OpenvinoOptions:
         batch: fixed batch size; None keeps a free one free.
     """
 
-    precision: str = "float32"
-    io: str = "float32"
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+
+    precision: Precision = "float32"
+    io: Literal["float32", "int8", "uint8"] = "float32"
     batch: int | None = None
 
 
@@ -52,6 +55,10 @@ class OpenvinoWriter:
     def needs_samples(self) -> bool:
         """Integer activations need calibration."""
         return self.options.precision == "int8"
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Stored bits of the kernels, dtype of inputs and outputs; some ops stay float by design and are named."""
+        return precision_claims(self.options)
 
     def apply(self, model: Artifact, ctx: StepContext) -> Artifact:
         """Write `ctx.out` and the .bin beside it; see `Step.apply`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from edgewright.artifact import Artifact
-from edgewright.converters.writers import PRECISIONS, WRITERS, export
+from edgewright.converters.writers import PRECISIONS, STRICT, WRITERS, Precision, export, precision_claims
 from edgewright.errors import UsageError
-from edgewright.step import StepContext
+from edgewright.step import Claim, StepContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,11 @@ class TfliteOptions:
         min_runtime: "tflite-2.14" keeps the file loadable by that release (per-tensor scales in fully connected layers).
     """
 
-    precision: str = "float32"
-    io: str = "float32"
-    min_runtime: str | None = None
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+
+    precision: Precision = "float32"
+    io: Literal["float32", "int8", "uint8", "int16"] = "float32"
+    min_runtime: Literal["tflite-2.14"] | None = None
 
 
 @WRITERS.register("tflite")
@@ -52,6 +55,11 @@ class TfliteWriter:
     def needs_samples(self) -> bool:
         """Integer activations need calibration."""
         return self.options.precision in {"int8", "int16x8"}
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Stored bits of the kernels, dtype of inputs and outputs, and no float op in an integer file."""
+        integer = self.options.precision in {"int8", "int16x8"}
+        return (*precision_claims(self.options), *((Claim("float_ops", 0),) if integer else ()))
 
     def apply(self, model: Artifact, ctx: StepContext) -> Artifact:
         """Write `ctx.out`; see `Step.apply`."""

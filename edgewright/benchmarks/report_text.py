@@ -1,0 +1,423 @@
+"""A compress report as CSV (every metric, for machines) and as Markdown (what people paste into a pull request)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from edgewright.benchmarks.figures import (
+    change_meaning,
+    change_of,
+    family_of,
+    human_bytes,
+    interval_in,
+    interval_text,
+    number_in,
+    plain_number,
+    printable,
+    short_digest,
+    title_of,
+    value_in,
+    value_text,
+)
+from edgewright.report import CompressReport, FileReport, GroupChange, Metric
+
+__all__ = [
+    "absences",
+    "all_warnings",
+    "compared_with",
+    "flat",
+    "limit_of",
+    "machine_text",
+    "over_limit",
+    "plain",
+    "primary_subjects",
+    "reaches_past_limit",
+    "render_csv",
+    "render_markdown",
+    "verdicts",
+]
+
+_COLUMNS = (
+    "file", "role", "format", "recipe", "precision", "metric", "subject", "unit",
+    "value", "low", "high", "interval", "samples", "origin", "why_absent", "engine",
+)  # fmt: skip
+_WORST = 3
+_WIDEST = 90
+
+
+# --- what every form of the report says in the same words -----------------------------------------------------------
+
+
+def verdicts(report: CompressReport) -> list[tuple[Literal["kept", "broken", "lost", "neutral"], str]]:
+    """Whether the run kept its limits and promises and made all files: (kind, sentence) pairs, the limits first."""
+    found: list[tuple[Literal["kept", "broken", "lost", "neutral"], str]] = []
+    if report.passed is None:
+        found.append(("neutral", "No limit was set."))
+    elif report.passed:
+        found.append(
+            ("kept", f"Limit kept: no file loses more than {limit_of(report)}." if limit_of(report) else "All limits are kept.")
+        )
+    found += [("broken", f"Limit broken: {failure}.") for failure in report.failures]
+    found += [("broken", f"Not made: {failure}.") for failure in report.failed]
+    if report.passed is False and not report.failures:
+        found.append(("broken", "A limit is broken."))
+    if report.lost:
+        count = len(report.lost)
+        found.append(("lost", f"Something was lost on the way: {count} {'entry' if count == 1 else 'entries'} in the receipts."))
+    return found
+
+
+def limit_of(report: CompressReport) -> str:
+    """The limit in words: "1.00 points of accuracy"; empty if none was set."""
+    if report.max_drop is None:
+        return ""
+    changes = (change_of(file, report.primary) for file in report.results)
+    unit = next((metric.unit for metric in changes if metric), "points")
+    return f"{number_in(report.max_drop, '%')} {unit} of {title_of(report.primary).lower() if report.primary else 'accuracy'}"
+
+
+def over_limit(report: CompressReport, change: Metric | None) -> bool:
+    """Whether a change broke the limit; it is set on the first output that has the primary metric."""
+    if report.passed is not False or report.max_drop is None or change is None or change.value is None:
+        return False
+    return change.subject == _limited(report) and -change.value > report.max_drop
+
+
+def reaches_past_limit(report: CompressReport, change: Metric | None) -> bool:
+    """Whether a change is within the limit while its interval is not: the data cannot exclude a broken limit."""
+    if report.max_drop is None or change is None or change.value is None or change.low is None:
+        return False
+    return change.subject == _limited(report) and -change.value <= report.max_drop < -change.low
+
+
+def _limited(report: CompressReport) -> str:
+    return next(iter(primary_subjects(report)), "")
+
+
+def primary_subjects(report: CompressReport) -> tuple[str, ...]:
+    """The outputs that the primary metric was computed for, in the order of the files' metrics."""
+    return tuple(dict.fromkeys(m.subject for file in report.files for m in file.metrics if m.name == report.primary))
+
+
+def machine_text(environment: Mapping[str, Any]) -> str:
+    """The machine that was measured on, in one line: processor, cores, memory; empty if it is not known."""
+    machine = environment.get("machine", "")
+    if not isinstance(machine, Mapping):
+        return str(machine)
+    cores, memory = machine.get("cores"), machine.get("memory_bytes")
+    parts = [machine.get("cpu"), f"{cores} {'core' if cores == 1 else 'cores'}" if cores else ""]
+    parts += [f"{human_bytes(memory)} memory" if isinstance(memory, (int, float)) else "", machine.get("system")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def compared_with(report: CompressReport) -> str:
+    """The name of the file that "times smaller" compares with: found by dividing, so that no report can claim another."""
+    for reference in sorted(report.files, key=lambda file: file.role != "baseline"):
+        size = reference.metric("raw_bytes")
+        if reference.role == "file" or size is None or size.value is None:
+            continue
+        pairs = [(file.metric("raw_bytes"), file.metric("smaller")) for file in report.results]
+        known = [(b.value, s.value) for b, s in pairs if b and s and b.value and s.value]
+        if known and all(abs(size.value / b / s - 1) < 0.005 for b, s in known):
+            return reference.name
+    return ""
+
+
+def absences(files: Iterable[FileReport], names: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Why figures are missing: (reason, which figures of which files) pairs, each reason once.
+
+    Args:
+        files: whose metrics.
+        names: only metrics of these names; None for all.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for file in files:
+        for metric in file.metrics:
+            if metric.why_absent and (names is None or metric.name in names):
+                of_file = found.setdefault(metric.why_absent, {}).setdefault(file.name, [])
+                if title_of(metric.name) not in of_file:
+                    of_file.append(title_of(metric.name))
+    result = []
+    for why, by_file in found.items():
+        merged: dict[str, list[str]] = {}
+        for name, titles in by_file.items():
+            merged.setdefault(", ".join(titles), []).append(name)
+        result.append((why, "; ".join(f"{titles} of {', '.join(names)}" for titles, names in merged.items())))
+    return result
+
+
+def all_warnings(report: CompressReport) -> list[tuple[str, str]]:
+    """Every warning once: (file's name or empty, text) pairs."""
+    of_files = [(file.name, text) for file in report.files for text in file.warnings]
+    return list(dict.fromkeys([("", text) for text in report.warnings] + of_files))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Nested settings as (name, value, where it came from) rows; names are joined by dots.
+
+    A mapping with the keys "value" and "from" (and no others) is one setting; a list of recipe steps is told by their names.
+    """
+    rows = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, (list, tuple)) and value and all(isinstance(v, Mapping) and "step" in v for v in value):
+            for step in value:
+                rows += _step_rows(step)
+            continue
+        if isinstance(value, Mapping) and set(value) == {"value", "from"}:
+            rows.append((name, plain(value["value"]), str(value["from"])))
+        elif isinstance(value, Mapping) and value:
+            rows += flat(value, f"{name}.")
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+            rows += flat({str(number): item for number, item in enumerate(value, 1)}, f"{name}.")
+        else:
+            rows.append((name, plain(value), ""))
+    return rows
+
+
+def _step_rows(step: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The options of a recipe's step, each with where it came from; one row for a step without options."""
+    options, origins = step.get("options", {}), step.get("origins", {})
+    rows = [(name, value, str(origins.get(name, origin))) for name, value, origin in flat(options)]
+    return [(f"{step['step']}.{name}", value, origin) for name, value, origin in rows] or [(str(step["step"]), "no options", "")]
+
+
+def plain(value: Any) -> str:
+    """A setting's value as text: yes and no, lists with commas, "not set" for None."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return plain_number(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={plain(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value) or "none"
+    return str(value)
+
+
+# --- CSV ------------------------------------------------------------------------------------------------------------
+
+
+def render_csv(report: CompressReport) -> str:
+    """One row per file per metric; numbers with all their digits, missing ones empty and then with the reason.
+
+    File and role together need not be unique: a baseline that ran in two engines has rows for both.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for file in report.files:
+        for metric in file.metrics:
+            figures = (metric.value, metric.low, metric.high)
+            writer.writerow(
+                (
+                    *(file.name, file.role, file.format, file.recipe, file.precision),
+                    *(metric.name, metric.subject, metric.unit),
+                    *("" if figure is None else plain_number(figure) for figure in figures),
+                    *(metric.interval, metric.samples, metric.origin, metric.why_absent, file.engine),
+                )
+            )
+    return printable(text.getvalue())
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def render_markdown(report: CompressReport) -> str:
+    """The report's short form: verdict, files, worst classes, receipts, warnings, environment.
+
+    What comes from outside (names, reasons) is escaped so that it cannot be taken for Markdown or HTML.
+    """
+    parts = [f"# {_inline(report.title)}: compression report", _verdict(report), "## Files", _files(report)]
+    if harmed := _worst(report):
+        parts += ["## Whom does it harm", harmed]
+    if receipts := _receipts(report):
+        parts += ["## Receipts", receipts]
+    if warnings := all_warnings(report):
+        parts += ["## Warnings", "\n".join(f"- {f'{_inline(name)}: ' if name else ''}{_inline(text)}" for name, text in warnings)]
+    if report.environment:
+        rows = [(_inline(name), _inline(value)) for name, value, _ in flat(report.environment)]
+        parts += ["## Environment", _table(("what", "value"), rows)]
+    return printable("\n\n".join(parts) + "\n")
+
+
+def _verdict(report: CompressReport) -> str:
+    words = {"kept": "KEPT", "broken": "BROKEN", "lost": "LOST", "neutral": "NO LIMIT"}
+    lines = [f"- **{words[kind]}** {_inline(text)}" for kind, text in verdicts(report)]
+    for name, text in report.data.items():
+        lines.append(f"- {_inline(name)} data: {_inline(text)}")
+    return "\n".join(lines)
+
+
+def _files(report: CompressReport) -> str:
+    speed = any(m.name.startswith("latency_p") and m.value is not None for file in report.files for m in file.metrics)
+    subjects = primary_subjects(report)
+    heads = ["file", "recipe", "format", "computed in"]
+    for subject in subjects:
+        of = f" of {_inline(subject)}" if len(subjects) > 1 else ""
+        heads += [f"{title_of(report.primary).lower()}{of} (interval)", f"change{of} (interval)"]
+    heads += ["size", "deflated", "x smaller"] + (["p50", "p99", "speed-up"] if speed else [])
+    rows = [_file_row(report, file, subjects, speed) for file in report.files]
+    text = _table(heads, rows, numbers=4)
+    notes = []
+    if reference := compared_with(report):
+        notes.append(f"x smaller: than {_inline(reference)}, by size.")
+    shown = {"raw_bytes", "deflated_bytes", "smaller", report.primary, f"{report.primary}_change", *(_SPEED if speed else ())}
+    notes += [f"-: {_inline(why)} ({_inline(which)})." for why, which in absences(report.files, sorted(shown))]
+    if not report.primary:
+        known = sorted({m.name for file in report.files for m in file.metrics if family_of(m.name) == "Accuracy"})
+        notes += [f"Not evaluated: {_inline(why)} ({_inline(which)})." for why, which in absences(report.files, known)]
+    if not speed:
+        notes += [f"Not measured: {_inline(why)} ({_inline(which)})." for why, which in absences(report.results, _SPEED)]
+    return "\n".join([text, *(f"\n{note}" for note in notes)])
+
+
+_SPEED = ("latency_p50", "latency_p99", "speedup")
+
+
+def _file_row(report: CompressReport, file: FileReport, subjects: Sequence[str], speed: bool) -> list[str]:
+    role = "" if file.role == "file" else f" ({file.role})"
+    engine = f" in {_inline(file.engine)}" if file.engine else ""
+    row = [
+        f"{_inline(file.name)}{role}",
+        _inline(file.recipe) or "-",
+        _inline(file.format),
+        (_inline(file.computed_in) or "-") + engine,
+    ]
+    for subject in subjects:
+        row.append(_with_interval(file.metric(report.primary, subject)))
+        change = change_of(file, report.primary, subject)
+        note = _change_note(report, change)
+        row.append(_with_interval(change) + (f", {note}" if note else ""))
+    row += [_size(file.metric("raw_bytes")), _size(file.metric("deflated_bytes")), _cell(file.metric("smaller"))]
+    return row + ([_cell(file.metric(name)) for name in _SPEED] if speed else [])
+
+
+def _change_note(report: CompressReport, change: Metric | None) -> str:
+    if change is None:
+        return ""
+    notes = [change_meaning(change.value, change.low, change.high)]
+    if over_limit(report, change):
+        notes.append("over the limit")
+    elif reaches_past_limit(report, change):
+        notes.append("interval reaches past the limit")
+    return ", ".join(note for note in notes if note)
+
+
+def _cell(metric: Metric | None) -> str:
+    if metric is None:
+        return "-"
+    return _inline(value_text(metric)) + (" (estimated)" if metric.origin == "estimated" and metric.value is not None else "")
+
+
+def _with_interval(metric: Metric | None) -> str:
+    interval = interval_text(metric, method=False) if metric else ""
+    return f"{_cell(metric)} ({_inline(interval)})" if interval else _cell(metric)
+
+
+def _size(metric: Metric | None) -> str:
+    text = _cell(metric)
+    return f"{text} ({human_bytes(metric.value)})" if metric and metric.value is not None and metric.value >= 1024 else text
+
+
+def _worst(report: CompressReport) -> str:
+    """The classes and slices that lose most, per file; files that change none are named in one line."""
+    rows, same = [], []
+    for file in report.results:
+        changed = [group for group in file.groups if group.change is not None]
+        worst = sorted((g for g in changed if g.change is not None and g.change < 0), key=lambda g: (g.change or 0, g.value))
+        if changed and not worst:
+            same.append(_inline(file.name))
+        for group in worst[:_WORST]:
+            rows.append(_group_row(file, group))
+    parts = []
+    if rows:
+        heads = (
+            "file",
+            "class or slice",
+            "samples",
+            "metric",
+            "original",
+            "file's",
+            "change (95 % interval)",
+            "became wrong",
+            "became right",
+        )
+        parts += [f"The {_WORST} classes or slices of each file that lose most.", _table(heads, rows, numbers=2)]
+    if same:
+        parts.append(f"No class and no slice loses in {', '.join(same)}.")
+    return "\n\n".join(parts)
+
+
+def _group_row(file: FileReport, group: GroupChange) -> list[str]:
+    unit = "points" if group.unit == "share" else "%"
+    change = "-" if group.change is None else value_in(group.change, unit, signed=True)
+    if group.low is not None and group.high is not None:
+        meaning = change_meaning(group.change, group.low, group.high)
+        change += f" ({interval_in(group.low, group.high, unit, signed=True)}), {meaning}"
+    figures = ["-" if value is None else value_in(value, group.unit) for value in (group.original, group.file)]
+    what = f"{group.group} {group.value}" if group.kind == "slice" else group.value
+    return [
+        *(_inline(file.name), f"{group.kind} {_inline(what)}", f"{group.samples:,}", _inline(group.metric)),
+        *(_inline(figure) for figure in figures),
+        *(change, str(group.broken), str(group.fixed)),
+    ]
+
+
+def _receipts(report: CompressReport) -> str:
+    rows, broken = [], []
+    for file in report.results:
+        # The last receipt is of the file itself, and has the promises of all steps before it.
+        promises = file.receipts[-1].promises if file.receipts else ()
+        if not promises:
+            continue
+        kept = sum(promise.kept for promise in promises)
+        rows.append(
+            [
+                _inline(file.name),
+                f"{kept} of {len(promises)}",
+                short_digest(file.sha256) and f"`{_code(short_digest(file.sha256))}`",
+            ]
+        )
+        for promise in promises:
+            if not promise.kept:
+                why = f" ({_inline(promise.why)})" if promise.why else ""
+                texts = [_inline(text) for text in (file.name, promise.what, promise.promised, promise.found)]
+                broken.append(f"- **BROKEN** {texts[0]}: {texts[1]}: promised {texts[2]}, found {texts[3]}{why}")
+        lost = [tensor for tensor in file.receipts[-1].tensors if not tensor.kept]
+        broken += [f"- **LOST** {_inline(file.name)}: {_inline(tensor.name)}: {_inline(tensor.lost)}" for tensor in lost]
+    parts = [_table(("file", "promises kept", "sha256"), rows)] if rows else []
+    return "\n\n".join([*parts, *(["\n".join(broken)] if broken else [])])
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> str:
+    """A Markdown table padded so that it reads as plain text; columns from `numbers` on are set to the right."""
+    # One very long cell must not pad all the others to its length.
+    widths = [max(3, *(min(len(row[i]), _WIDEST) for row in (heads, *rows))) for i in range(len(heads))]
+    right = [numbers is not None and i >= numbers for i in range(len(heads))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join(f"{'-' * (w + 1)}:" if r else "-" * (w + 2) for w, r in zip(widths, right, strict=True))
+    return "\n".join([line(heads), f"|{rule}|", *(line(row) for row in rows)])
+
+
+def _inline(text: str) -> str:
+    """A text that stays text in Markdown: one line, nothing that opens markup, a link or a table cell."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\|`*\[\]#~$])", r"\\\1", text)
+    # An underscore inside a word is no emphasis on GitHub, and file names are full of them: only the others are escaped.
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def _code(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z]", "?", text)

@@ -1,0 +1,207 @@
+"""Evaluate a model file on labelled data through its engine, beside the original on the same samples."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import ModelMeta, file_sha256
+from edgewright.conversion import Data, Progress, Trust, described, silent
+from edgewright.converters.readers import find_reader
+from edgewright.errors import BudgetError, UsageError
+from edgewright.report import Metric, Report, find_metric
+from edgewright.samples import SamplesSpec
+from edgewright.verification import one_preprocessing, store_outputs, tells
+from edgewright.worker import Limits, Worker
+
+__all__ = ["Judging", "broken_budgets", "evaluate", "judge", "require_budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How outputs are judged.
+
+    Args:
+        task: "classification", "multilabel", "regression" or "anomaly"; None finds it out from labels and outputs.
+        metric: name of the primary metric; None takes the task's own.
+        top_k: k of the top-k accuracy; None chooses by the number of classes.
+        threshold: score from which on a binary decision is positive; None finds it out.
+        seed: of the resampling that the intervals are made with.
+    """
+
+    task: str | None = None
+    metric: str | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form for JSON; the arguments of `benchmarks.evaluation.evaluate_outputs`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def evaluate(
+    file: str | Path,
+    data: Data | str | Path | Mapping[str, Any],
+    *,
+    against: str | Path | None = None,
+    judging: Judging = Judging(),
+    max_drop: float | None = None,
+    engine: str | None = None,
+    exact: bool = False,
+    trust: Trust = Trust(),
+    limits: Limits = Limits(),
+    progress: Progress | None = None,
+) -> Report:
+    """How good a model is on labelled data, and how it differs from the original.
+
+    Args:
+        file: a model; a .tflite, .onnx or OpenVINO file runs in an engine, a Keras model or SavedModel in TensorFlow.
+        data: the labelled data; labels are `y` or `y:<output>`, slices `slice:<name>`.
+        against: the original; None gives the file's own figures alone.
+        judging: task, primary metric, thresholds.
+        max_drop: most points that the primary metric may fall below the original's (errors: per cent); see `require_budget`.
+        engine: engine for the file; None takes its format's own.
+        exact: make the engine compute float ops in float32.
+        trust: what the model files may do on loading.
+        limits: time and memory of each child process.
+        progress: called with a share between 0 and 1 and a text.
+
+    Returns:
+        A report of kind "evaluate": `metrics` with intervals and, with an original, their changes; `details` has groups
+        (per class and per slice) and flips; `settings["passed"]` is None if no limit was set.
+
+    Raises:
+        UsageError: `max_drop` is given without an original, or is negative.
+        SamplesError: there are no labels, or they do not fit the outputs.
+        EdgewrightError: a model cannot be opened or run.
+    """
+    if max_drop is not None and against is None:
+        raise UsageError("--max-drop compares with an original, none is named", hint="add --against ORIGINAL")
+    _check_limit(max_drop)
+    report = progress or silent
+    paths = [Path(file), *([Path(against)] if against is not None else [])]
+    formats = [find_reader(path) for path in paths]
+    given = data if isinstance(data, Data) else Data(data)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        work = Path(folder)
+        spec = _spec(given, paths, trust, limits, work)
+        # The children are closed before the pool waits for its threads: a failure on one side ends the other's work.
+        with ThreadPoolExecutor(2) as pool, Worker(limits) as first, Worker(limits) as second:
+            jobs = [
+                pool.submit(
+                    store_outputs,
+                    child,
+                    path,
+                    work / f"{index}.npz",
+                    spec,
+                    engine=None if index else engine,
+                    exact=exact,
+                    trust=trust,
+                    progress=report if index == len(paths) - 1 else silent,
+                )
+                for index, (path, child) in enumerate(zip(paths, (first, second), strict=False))
+            ]
+            hows = [job.result() for job in jobs]
+            found = judge(first, spec, [(work / f"{index}.npz", how) for index, how in enumerate(hows)], judging)
+    metrics = tuple(Metric.from_json(metric) for metric in found["metrics"])
+    failures = broken_budgets(metrics, found["primary"], max_drop, paths[0].name)
+    model: dict[str, Any] = {
+        "path": str(paths[0]),
+        "format": formats[0],
+        "sha256": file_sha256(paths[0]),
+        **{key: hows[0][key] for key in ("engine", "execution") if key in hows[0]},
+    }
+    if against is not None:
+        model["against"] = {"path": str(paths[1]), "format": formats[1], "sha256": file_sha256(paths[1])}
+    return Report(
+        "evaluate",
+        model,
+        {
+            **judging.to_json(),
+            "task": found["task"],
+            "primary": found["primary"],
+            "samples": found["samples"],
+            "exact": exact,
+            "max_drop": max_drop,
+            "passed": None if max_drop is None else not failures,
+            "failures": failures,
+        },
+        metrics,
+        tuple(dict.fromkeys([*(w for how in hows for w in how.get("warnings", ())), *found["warnings"]])),
+        {"groups": found["groups"], "flips": found["flips"], "notes": found["notes"]},
+    )
+
+
+def judge(child: Worker, spec: SamplesSpec, sides: list[tuple[Path, dict[str, Any]]], judging: Judging) -> dict[str, Any]:
+    """Compare stored outputs with the labels, and with the original's outputs if there are any.
+
+    Args:
+        child: a process that runs already.
+        spec: the samples.
+        sides: the .npz and what `verification.store_outputs` returned, of the file and, second, of the original.
+        judging: how.
+
+    Returns:
+        See `benchmarks.evaluation.evaluate_outputs`.
+    """
+    reference, how = sides[1] if len(sides) > 1 else (None, {})
+    return dict(
+        child.call(
+            "edgewright.benchmarks.evaluation:evaluate_outputs",
+            what="evaluating",
+            candidate=str(sides[0][0]),
+            reference=str(reference) if reference else None,
+            samples=spec.to_json(),
+            inputs=sides[0][1]["inputs"],
+            outputs=sides[0][1]["outputs"],
+            reference_outputs=how.get("outputs"),
+            **judging.to_json(),
+        )
+    )
+
+
+def broken_budgets(metrics: tuple[Metric, ...], primary: Mapping[str, str], max_drop: float | None, name: str) -> list[str]:
+    """The budget that a file breaks, in words; empty if it keeps it or there is none.
+
+    A change that could not be computed breaks the budget: what is not known is not kept.
+    """
+    _check_limit(max_drop)
+    if max_drop is None:
+        return []
+    change = find_metric(metrics, f"{primary['name']}_change", primary["subject"])
+    if change is None or change.value is None:
+        why = "it was not computed" if change is None else change.why_absent
+        return [f"the change of {primary['name']} of {name} is not known: {why}"]
+    if change.value >= -max_drop:
+        return []
+    unit = " points" if change.unit == "points" else " %"
+    return [f"{primary['name']} of {name} is {-change.value:.2f}{unit} worse than the original, at most {max_drop:g} are allowed"]
+
+
+def require_budget(failures: list[str] | tuple[str, ...]) -> None:
+    """Raise if a budget was broken.
+
+    Raises:
+        BudgetError: with every broken budget.
+    """
+    if failures:
+        raise BudgetError("; ".join(failures), hint="take a finer recipe (int16x8, float16), or more and better samples")
+
+
+def _check_limit(max_drop: float | None) -> None:
+    if max_drop is not None and not max_drop >= 0:
+        raise UsageError(f"--max-drop is {max_drop}, it must be 0 or more points", hint="write for example --max-drop 1.0")
+
+
+def _spec(data: Data, paths: list[Path], trust: Trust, limits: Limits, work: Path) -> SamplesSpec:
+    """The data as both models open them: with the preprocessing that they were saved with, unless they come with their own."""
+    known = [described(path, trust, limits) for path in paths if tells(path)]
+    completed = data.completed(one_preprocessing(known) if not data.preprocess else ModelMeta())
+    needed = completed.preprocess or isinstance(completed.source, Mapping)
+    inputs = (known[0] if known else described(paths[0], trust, limits)).inputs if needed else ()
+    return completed.spec(inputs, work)

@@ -1,0 +1,464 @@
+"""The benchmark's arithmetic against SciPy's, its order of runs, its report, and the verb."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from scipy import stats
+from typer.testing import CliRunner
+
+from edgewright.artifact import file_sha256
+from edgewright.benchmarks import bench as module
+from edgewright.benchmarks import commands
+from edgewright.benchmarks.bench import (
+    BenchTarget,
+    batch_means,
+    bench,
+    bench_many,
+    histogram_of,
+    report_of,
+    t_interval,
+    t_quantile,
+)
+from edgewright.benchmarks.bench_text import print_bench, spark_line
+from edgewright.errors import EngineError, ModelError, UsageError, WorkerTimeoutError
+from edgewright.report import Metric, Report, find_metric
+from edgewright.runtime.machine import fingerprint, machine
+from edgewright.testing_models import plus_one_tflite
+from edgewright.worker import Limits
+
+NAMES = (
+    "load first_inference latency_p50 latency_p90 latency_p99 latency_mean inferences_per_second peak_rss model_rss import"
+).split()
+
+
+def run_of(latencies_ns: Any, **changes: Any) -> dict[str, Any]:
+    """What `measure` would return."""
+    return {
+        "pid": 1,
+        "engine": "litert",
+        "library": "ai-edge-litert 2.3.0",
+        "execution": {"precision": "int8", "detail": "ops by type", "device": "CPU", "kinds": []},
+        "threads": 1,
+        "exact": False,
+        "inputs": [{"name": "x", "shape": [1, 4], "dtype": "int8", "scale": None, "zero_point": None, "fed": [1, 4]}],
+        "batch": 1,
+        "settings": {"warmup_s": 0.3, "duration_s": 1.0, "min_runs": 50, "max_runs": 20000, "seed": 0},
+        "import_ns": 90_000_000,
+        "load_ns": 20_000_000,
+        "first_ns": 3_000_000,
+        "warmup_runs": 5,
+        "latencies_ns": [int(value) for value in latencies_ns],
+        "cpu_share": 1.0,
+        "clock_ns": 40,
+        "rss": {
+            "before_bytes": 30 << 20,
+            "loaded_bytes": 40 << 20,
+            "peak_bytes": 50 << 20,
+            "peak_since": "load",
+            "why_absent": "",
+        },
+        "load_average": 0.0,
+        "machine": {**machine(), "cores": 2},
+        "fingerprint": fingerprint(),
+        "python": "3.11.7",
+        "numpy": "2.0.0",
+        **changes,
+    }
+
+
+def latencies(seed: int, count: int = 500, ms: float = 1.0) -> np.ndarray[Any, Any]:
+    """Nanoseconds with a long tail, as latencies have."""
+    return np.random.default_rng(seed).lognormal(math.log(ms * 1e6), 0.1, count).astype(np.int64)
+
+
+def metric(report: Report, name: str, subject: str = "") -> Metric:
+    found = find_metric(report.metrics, name, subject)
+    assert found is not None, name
+    return found
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(1000))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("ai_edge_litert")
+    return plus_one_tflite(tmp_path_factory.mktemp("bench") / "plus_one.tflite")
+
+
+# ---- arithmetic --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 32), 50, 99, 1000, 100_000])
+def test_t_quantile(freedom: int) -> None:
+    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 31, 60])
+def test_t_interval(count: int) -> None:
+    values = np.random.default_rng(count).normal(5, 0.3, count)
+    expected = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
+    assert t_interval(values) == pytest.approx(expected, rel=1e-4)
+
+
+def test_batch_means() -> None:
+    values = latencies(0, 1013) / 1e6
+    means = [values[13 + 50 * i : 13 + 50 * (i + 1)].mean() for i in range(20)]
+    expected = stats.t.interval(0.95, 19, loc=np.mean(means), scale=stats.sem(means))
+    assert batch_means(values) == pytest.approx(expected, rel=1e-4)
+    assert batch_means(values[:39]) is None
+    assert batch_means(values[:40]) is not None
+
+
+def test_batch_means_hold_where_neighbours_depend_on_each_other() -> None:
+    """Intervals of 300 autoregressive series contain the mean about as often as they say; the naive ones do not."""
+    rng, batched, naive = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        noise, values = rng.normal(size=4000), np.empty(4000)
+        values[0] = noise[0] / 0.6
+        for i in range(1, 4000):
+            values[i] = 0.8 * values[i - 1] + noise[i]
+        low, high = batch_means(values) or (0.0, 0.0)
+        batched += low <= 0 <= high
+        low, high = t_interval(values)
+        naive += low <= 0 <= high
+    assert batched >= 0.9 * 300
+    assert naive < 0.6 * 300
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        latencies(1, 5000) / 1e6,
+        latencies(2, 3) / 1e6,
+        np.full(100, 0.25),
+        np.array([0.000041, 0.000082] * 50),
+        np.array([1.0]),
+        np.array([1.0, 1.0, 1000.0]),
+    ],
+    ids=["many", "few", "equal", "ticks", "one", "outlier"],
+)
+def test_histogram(values: np.ndarray[Any, Any]) -> None:
+    found = histogram_of(values)
+    assert found.below + sum(found.counts) + found.above == len(values)
+    assert len(found.edges) == len(found.counts) + 1 <= 41
+    assert (np.diff(found.edges) > 0).all()
+    assert found.edges[0] == values.min()
+    assert found.below == 0
+    assert found.above == (values > found.edges[-1]).sum() <= max(1, math.ceil(0.005 * len(values)))
+    for i, count in enumerate(found.counts[:-1]):
+        assert count == ((values >= found.edges[i]) & (values < found.edges[i + 1])).sum()
+
+
+def test_figures_of_three_processes(file: Path) -> None:
+    series = [latencies(seed, 400 + 100 * seed, 1 + 0.01 * seed) for seed in range(3)]
+    runs = [
+        run_of(
+            values,
+            load_ns=(20 + n) * 10**6,
+            first_ns=(3 + n) * 10**6,
+            rss={"before_bytes": 10, "loaded_bytes": 40 + n, "peak_bytes": 60 + n, "why_absent": ""},
+        )
+        for n, values in enumerate(series)
+    ]
+    report = report_of(file, {1: runs})
+    assert [m.name for m in report.metrics if m.subject == ""] == [*NAMES, "raw_bytes", "deflated_bytes"]
+    for q in (50, 90, 99):
+        each = [np.percentile(values, q) / 1e6 for values in series]
+        found = metric(report, f"latency_p{q}")
+        assert found.value == pytest.approx(np.mean(each))
+        low, high = stats.t.interval(0.95, 2, loc=np.mean(each), scale=stats.sem(each))
+        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-4)
+        assert (found.unit, found.samples, found.interval) == ("ms", 1500, "95 % t over 3 processes")
+    means = [values.mean() / 1e6 for values in series]
+    mean, rate = metric(report, "latency_mean"), metric(report, "inferences_per_second")
+    assert mean.value == pytest.approx(np.mean(means))
+    assert (mean.low, mean.high) == pytest.approx(stats.t.interval(0.95, 2, np.mean(means), stats.sem(means)), rel=1e-4)
+    assert rate.value == pytest.approx(1000 / np.mean(means))
+    assert mean.low and mean.high
+    assert (rate.low, rate.high) == pytest.approx((1000 / mean.high, 1000 / mean.low))
+    for name, expected in (
+        ("load", (21, 20, 22)),
+        ("first_inference", (4, 3, 5)),
+        ("peak_rss", (61, 60, 62)),
+        ("model_rss", (51, 50, 52)),
+    ):
+        found = metric(report, name)
+        assert (found.value, found.low, found.high) == pytest.approx(expected)
+        assert (found.samples, found.interval) == (3, "range of 3 processes")
+    assert metric(report, "raw_bytes").value == 1008
+    assert (metric(report, "deflated_bytes").value or 0) < 100
+    together = np.concatenate(series) / 1e6
+    assert report.details["quantiles_ms"]["p50"] == pytest.approx(np.percentile(together, 50))
+    assert report.details["quantiles_ms"]["p100"] == together.max()
+    assert [process["runs"] for process in report.details["processes"]] == [400, 500, 600]
+    histogram = report.details["histogram"]
+    assert histogram["below"] + sum(histogram["counts"]) + histogram["above"] == 1500
+    assert report.warnings == ()
+
+
+def test_figures_of_one_process(file: Path) -> None:
+    """No process to compare with: the mean has the interval within, percentiles and loads have none."""
+    values = latencies(0)
+    report = report_of(file, {1: [run_of(values)]})
+    mean = metric(report, "latency_mean")
+    assert (mean.low, mean.high) == pytest.approx(batch_means(values / 1e6))
+    assert mean.interval == "95 % t over 20 batches"
+    assert metric(report, "latency_p90").value == pytest.approx(np.percentile(values, 90) / 1e6)
+    assert all(not metric(report, name).interval for name in ("latency_p50", "latency_p99", "load", "peak_rss"))
+    few = report_of(file, {1: [run_of(values[:30])]})
+    assert metric(few, "latency_mean").interval == metric(few, "inferences_per_second").interval == ""
+
+
+def test_an_interval_of_latencies_does_not_go_below_zero(file: Path) -> None:
+    report = report_of(file, {1: [run_of([1000] * 100), run_of([100_000] * 100)]})
+    mean, rate = metric(report, "latency_mean"), metric(report, "inferences_per_second")
+    assert mean.low == 0
+    assert rate.value == pytest.approx(1000 / 0.0505)
+    assert (rate.low, rate.high) == (None, None), "its upper end would be infinite"
+
+
+def test_figures_that_there_are_not(file: Path) -> None:
+    absent = {"before_bytes": None, "loaded_bytes": None, "peak_bytes": None, "why_absent": "Plan 9 does not tell"}
+    report = report_of(file, {1: [run_of([0] * 100, rss=absent)] * 2})
+    assert metric(report, "peak_rss").why_absent == metric(report, "model_rss").why_absent == "Plan 9 does not tell"
+    assert "clock" in metric(report, "inferences_per_second").why_absent
+    json.dumps(report.to_json(), allow_nan=False)
+    only_peak = {**absent, "peak_bytes": 99}
+    report = report_of(file, {1: [run_of(latencies(0), rss=only_peak)]})
+    assert (metric(report, "peak_rss").value, metric(report, "model_rss").value) == (99, None)
+
+
+def test_batch(file: Path) -> None:
+    report = report_of(file, {1: [run_of([2_000_000] * 100, batch=8)] * 3})
+    assert metric(report, "latency_p50").value == 2
+    assert metric(report, "inferences_per_second").value == pytest.approx(4000)
+    assert report.model["batch"] == 8
+    assert [w for w in report.warnings if w.startswith("a call computes a batch of 8")]
+
+
+def test_several_thread_counts(file: Path) -> None:
+    runs = {n: [run_of(latencies(n, ms=1 / n), threads=n)] * 2 for n in (1, 2, 10)}
+    report = report_of(file, runs)
+    assert list(report.details) == ["threads=1", "threads=2", "threads=10"]
+    for subject in report.details:
+        assert [m.name for m in report.metrics if m.subject == subject] == NAMES
+    assert [m.name for m in report.metrics if not m.subject] == ["raw_bytes", "deflated_bytes"]
+    assert metric(report, "latency_p50", "threads=2").value == pytest.approx(np.median(latencies(2, ms=0.5)) / 1e6)
+    assert report.warnings == ("threads=10: 10 threads shared 2 cores",)
+
+
+BF16 = {"precision": "mixed", "detail": "nodes: 3 bf16, 1 float32", "device": "CPU", "kinds": ["bf16", "float32"]}
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ([run_of(latencies(0)), run_of(latencies(1))], ""),
+        ([run_of(latencies(0)), run_of(latencies(0, ms=1.2))], "the processes' means differ by 18%"),
+        ([run_of([10**6] * 980 + [4 * 10**6] * 20)] * 2, "the p99 of 4 ms is 4.0 times the p50 of 1 ms"),
+        ([run_of([1500] * 100, clock_ns=100)] * 2, "an inference takes 1500 ns and the clock has steps of 100 ns"),
+        (
+            [run_of(latencies(0), load_average=1.3)],
+            "other work was running in the minute before: a load average of 1.3 on 2 cores",
+        ),
+        ([run_of(latencies(0), load_average=1.0)], ""),
+        ([run_of(latencies(0), load_average=None)], ""),
+        ([run_of(latencies(0), execution=BF16)], "model.tflite was computed in bf16 where it could be in float32"),
+        ([run_of(latencies(0), execution=BF16, exact=True)], ""),
+        ([run_of(latencies(0), cpu_share=0.61)], "a process had a core for only 61% of the time"),
+        ([run_of(latencies(0), cpu_share=0.61, threads=2)], ""),
+        ([run_of(latencies(0, 60))], "a process timed 60 inferences"),
+    ],
+)
+def test_warnings(runs: list[dict[str, Any]], said: str, file: Path) -> None:
+    warnings = report_of(file, {runs[0]["threads"]: runs}).warnings
+    assert len(warnings) == bool(said)
+    assert all(warning.startswith(said) for warning in warnings)
+
+
+def test_weights_beside_an_onnx_file_count(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    values = onnx.numpy_helper.from_array(np.arange(5000, dtype=np.float32), "w")
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [5000]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [values])
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    report = report_of(path, {1: [run_of(latencies(0))]})
+    assert metric(report, "raw_bytes").value == path.stat().st_size + 20_000
+    assert (metric(report, "deflated_bytes").value or 0) > path.stat().st_size
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_run_is_a_fresh_process(model: Path) -> None:
+    report = bench(model, threads=(1, 2), duration_s=0.01, repeats=2)
+    processes = [p for details in report.details.values() for p in details["processes"]]
+    assert len({process["pid"] for process in processes} | {os.getpid()}) == 5
+    assert sorted(process["order"] for process in processes) == [0, 1, 2, 3]
+    assert [process["order"] for process in report.details["threads=1"]["processes"]] == [0, 2]
+    assert report.kind == "bench"
+    assert report.model["path"] == str(model)
+    assert report.model["sha256"] == file_sha256(model)
+    assert (report.model["format"], report.model["engine"], report.model["batch"]) == ("tflite", "litert", 1)
+    assert report.model["execution"]["precision"] == "float32"
+    settings = report.settings
+    assert (settings["threads"], settings["repeats"], settings["duration_s"], settings["exact"]) == ([1, 2], 2, 0.01, False)
+    assert (settings["machine"], settings["fingerprint"]) == (machine(), fingerprint())
+    data = report.to_json()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    for m in report.metrics:
+        assert m.value is not None, m.why_absent
+        assert m.value > 0
+        assert m.low is None or (m.high is not None and m.low <= m.value <= m.high)
+
+
+def test_files_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Round after round of all files and thread counts; reports come in the order of the files."""
+    files = [tmp_path / f"{name}.tflite" for name in "abc"]
+    for path in files:
+        path.write_bytes(b"\x1c\0\0\0TFL3" + path.name.encode())
+    seen, shares = [], []
+
+    def fake(job: str, *, what: str, limits: Limits, path: str, **options: Any) -> dict[str, Any]:
+        seen.append((Path(path).stem, options["threads"], options["engine"], options["exact"]))
+        assert (job, what, limits) == ("edgewright.benchmarks.latency:measure", f"measuring {Path(path).name}", Limits(7))
+        assert options["max_runs"] == 40_000
+        return run_of(latencies(len(seen)), threads=options["threads"], load_average=float(len(seen)))
+
+    monkeypatch.setattr(module, "run", fake)
+    targets = [BenchTarget(files[0]), BenchTarget(str(files[1]), "openvino", (1, 4, 1), True), BenchTarget(files[2])]
+    reports = bench_many(
+        targets, duration_s=2, repeats=3, limits=Limits(7), progress=lambda share, text: shares.append((share, text))
+    )
+    assert seen == [("a", 1, None, False), ("b", 1, "openvino", True), ("b", 4, "openvino", True), ("c", 1, None, False)] * 3
+    assert [Path(report.model["path"]).stem for report in reports] == ["a", "b", "c"]
+    assert [report.model["sha256"] for report in reports] == list(map(file_sha256, files))
+    assert [p["order"] for p in reports[2].details["processes"]] == [3, 7, 11]
+    assert [p["order"] for p in reports[1].details["threads=4"]["processes"]] == [2, 6, 10]
+    assert {report.settings["load_average"] for report in reports} == {1.0}, "later ones would count our own work"
+    assert shares[0] == (0.0, "a.tflite, process 1 of 3")
+    assert shares[-1] == (11 / 12, "c.tflite, process 3 of 3")
+
+
+def test_refused_files(file: Path, model: Path, tmp_path: Path) -> None:
+    """One error each, the engine's or the worker's own words; no report of half the runs."""
+    with pytest.raises(EngineError, match="litert cannot load"):
+        bench(file, repeats=1)
+    with pytest.raises(EngineError, match="the engine onnxruntime takes onnx files"):
+        bench(model, engine="onnxruntime", repeats=1)
+    with pytest.raises(ModelError, match="there is no model"):
+        bench(tmp_path / "gone.tflite")
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    with pytest.raises(EngineError):
+        bench_many([BenchTarget(model), BenchTarget(broken)], duration_s=0.01)
+    keras = tmp_path / "model.keras"
+    keras.write_bytes(b"PK\x03\x04 config.json")
+    with pytest.raises(EngineError, match="it is keras") as caught:
+        bench(keras, repeats=1)
+    assert "convert it first" in caught.value.hint
+    with pytest.raises(WorkerTimeoutError):
+        bench(model, duration_s=60, repeats=1, limits=Limits(timeout_s=0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repeats": 0},
+        {"threads": ()},
+        {"threads": (1, 0)},
+        {"duration_s": -1},
+        {"duration_s": math.inf},
+        {"duration_s": math.nan},
+    ],
+)
+def test_settings_that_measure_nothing(options: dict[str, Any], model: Path) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        bench(model, **options)
+
+
+# ---- what people see ---------------------------------------------------------------------------------------------------
+
+
+def test_print(file: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    runs = [run_of(latencies(n, 20_000, 0.0627), cpu_share=0.5, execution=BF16) for n in range(3)]
+    report = report_of(file, {1: runs})
+    print_bench(report)
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:24].strip(): line[24:].split() for line in lines}
+    assert rows["latency p50"][:2] == [f"{1000 * (report.value('latency_p50') or 0):.2f}", "us"]
+    assert rows["latency p50"][3] == "-"
+    assert rows["inferences per second"][0].startswith("15,")
+    assert rows["load"][:2] == ["20.00", "ms"]
+    assert rows["peak memory"][:2] == ["50.0", "MiB"]
+    assert rows["file"] == ["1,008", "bytes"]
+    text = "\n".join(lines)
+    assert str(file) in text
+    assert "ai-edge-litert 2.3.0, computed in mixed precision, bf16, float32 (CPU)" in text
+    assert machine()["cpu"] in text
+    assert "60,000 inferences in 3 processes" in text
+    assert "█" in text
+    assert "slower" in text
+    assert "95 % t over 3 processes" in text
+    assert caplog.messages == list(report.warnings)
+    assert len(caplog.messages) == 2
+
+
+def test_print_several(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = {"before_bytes": None, "loaded_bytes": None, "peak_bytes": None, "why_absent": "Plan 9 does not tell"}
+    print_bench(report_of(file, {n: [run_of(latencies(n, ms=2000 * n), threads=n, rss=absent, batch=4)] for n in (1, 2)}))
+    text = capsys.readouterr().out
+    assert "1 thread " in text
+    assert "2 threads: " in text
+    assert "-: Plan 9 does not tell" in text
+    assert "inferences of batch 4 in 2 processes" in text
+    rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
+    assert rows["latency p50"][:2] == [f"{np.median(latencies(1, ms=2000)) / 1e9:.3f}", "s"]
+
+
+def test_spark_line() -> None:
+    found = {"unit": "ms", "edges": [0.05, 0.06, 0.07, 0.08, 0.09], "counts": [1, 1000, 500, 0], "below": 0, "above": 12}
+    assert spark_line(found) == "50.00 ▁█▄  90.00 us (12 slower)"
+    assert spark_line(found, " .@") == "50.00 .@.  90.00 us (12 slower)"
+
+
+def cli(*arguments: object) -> Any:
+    app = typer.Typer()
+    app.command()(commands.bench)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_verb(model: Path) -> None:
+    done = cli(model, "--threads", "1,2", "--duration", 0.01, "--repeats", 1, "--engine", "litert", "--exact", "--json")
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    assert data["kind"] == "bench"
+    assert (data["settings"]["threads"], data["settings"]["exact"], data["settings"]["repeats"]) == ([1, 2], True, 1)
+    assert data["options"]["threads"] == {"value": "1,2", "from": "commandline"}
+    assert data["options"]["timeout"]["from"] == "default"
+    done = cli(model, "--duration", 0.01, "--repeats", 1)
+    assert done.exit_code == 0, done.output
+    assert "latency p50" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "two", "1,-2", "1.5", "²", "2000"])
+def test_threads_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--threads"):
+        commands.thread_counts(text)
+
+
+def test_threads() -> None:
+    assert commands.thread_counts("1") == (1,)
+    assert commands.thread_counts(" 4, 1,4,2") == (4, 1, 2)

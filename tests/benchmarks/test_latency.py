@@ -1,0 +1,371 @@
+"""The measuring worker: on a clock of the test's own where time matters, on real engines where they do."""
+
+import builtins
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewright.artifact import TensorSpec
+from edgewright.benchmarks import latency
+from edgewright.benchmarks.__main__ import main
+from edgewright.benchmarks.latency import measure
+from edgewright.errors import EdgewrightError, EngineError, PluginError, UsageError
+from edgewright.runtime import ENGINES
+from edgewright.runtime.machine import fingerprint, machine
+from edgewright.runtime.session import Execution, Session
+from edgewright.testing_models import plus_one_onnx, plus_one_openvino, plus_one_tflite, two_by_two_tflite
+
+ROOT = Path(__file__).parents[2]
+MS = 1_000_000
+QUICK = {"warmup_s": 0.0, "duration_s": 0.001, "min_runs": 10}
+
+WRITERS: dict[str, tuple[str, Callable[..., Path]]] = {
+    "litert": ("ai_edge_litert", plus_one_tflite),
+    "onnxruntime": ("onnx", plus_one_onnx),
+    "openvino": ("openvino", plus_one_openvino),
+}
+
+
+class Clock:
+    """Time that passes only when something advances it."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.now
+
+    process_time_ns = perf_counter_ns
+
+
+class FakeSession(Session):
+    """An engine whose every step takes the time that the test says; inputs are the test's too."""
+
+    engine = "fake"
+    formats = ("tflite",)
+    specs: tuple[TensorSpec, ...] = (TensorSpec("x", (1, 4), "float32"),)
+    on_load: Callable[[], object] = staticmethod(lambda: None)
+    on_run: Callable[[int], object] = staticmethod(lambda number: None)
+    fed: list[dict[str, np.ndarray[Any, Any]]]
+
+    @classmethod
+    def version(cls) -> str | None:
+        return "fake 1.0"
+
+    def _load(self) -> None:
+        self.inputs = self.outputs = self.specs
+        self.execution = Execution("float32", "no arithmetic at all", "CPU")
+        type(self).fed = []
+        type(self).on_load()
+
+    def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> None: ...
+
+    def _execute(self, feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
+        self.fed.append(dict(feeds))
+        type(self).on_run(len(self.fed))
+        return dict(feeds)
+
+    def _reset(self) -> None: ...
+
+    def _release(self) -> None: ...
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeSession]]:
+    class Own(FakeSession):
+        pass
+
+    monkeypatch.setitem(ENGINES._classes, "fake", Own)
+    yield Own
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(latency, "time", made)
+    monkeypatch.setattr(latency, "_clock_ns", lambda: 1)
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"\x1c\0\0\0TFL3")
+    return str(path)
+
+
+def advance(clock: Clock, ms: float) -> None:
+    clock.now += round(ms * MS)
+
+
+@pytest.mark.parametrize("engine", WRITERS)
+def test_real_engines(engine: str, tmp_path: Path) -> None:
+    package, write = WRITERS[engine]
+    pytest.importorskip(package)
+    pytest.importorskip("ai_edge_litert" if engine == "litert" else engine)
+    path = write(tmp_path / {"litert": "m.tflite", "openvino": "m.xml", "onnxruntime": "m.onnx"}[engine], batch=None)
+    found = measure(str(path), **QUICK)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["engine"] == engine
+    assert found["library"] == ENGINES.get(engine).version()
+    assert found["execution"]["precision"] == "float32"
+    assert [(spec["shape"], spec["fed"]) for spec in found["inputs"]] == [([None, 4], [1, 4])]
+    assert len(found["latencies_ns"]) >= 10
+    assert min(found["latencies_ns"]) > 0
+    assert found["first_ns"] > 0
+    assert found["load_ns"] > 0
+    assert found["import_ns"] >= 0
+    assert found["pid"] == os.getpid()
+    assert (found["machine"], found["fingerprint"]) == (machine(), fingerprint())
+
+
+def test_every_time_is_told_apart(
+    file: str, fake: type[FakeSession], clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Import 50 ms, and 20 ms of an import in it; load 30 ms; first run 7 ms; then runs of 1 and 3 ms by turns."""
+    (tmp_path / "slow_outer_package.py").write_text("import slow_inner_package\nslow_inner_package.clock.now += 50_000_000\n")
+    inner = SimpleNamespace(clock=clock)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "slow_inner_package.py").write_text("import slow_clock\nclock = slow_clock.clock\nclock.now += 20_000_000\n")
+    monkeypatch.setitem(sys.modules, "slow_clock", inner)
+
+    def load() -> None:
+        import slow_outer_package  # noqa: F401
+
+        advance(clock, 30)
+
+    fake.on_load = staticmethod(load)
+    fake.on_run = staticmethod(lambda number: advance(clock, 7 if number == 1 else 1 + 2 * (number % 2)))
+    try:
+        found = measure(file, engine="fake", warmup_s=0.1, duration_s=1.0)
+    finally:
+        for name in ("slow_outer_package", "slow_inner_package"):
+            sys.modules.pop(name, None)
+    assert (found["import_ns"], found["load_ns"], found["first_ns"]) == (70 * MS, 30 * MS, 7 * MS)
+    assert found["warmup_runs"] == 50
+    assert found["latencies_ns"] == [MS, 3 * MS] * 250
+    assert found["cpu_share"] == 1.0
+    assert len(fake.fed) == 1 + 50 + 500
+
+
+@pytest.mark.parametrize(
+    ("run_ms", "options", "warmup", "timed"),
+    [
+        (1, {"warmup_s": 0, "duration_s": 0.01, "min_runs": 80}, 5, 80),  # least runs go beyond the duration
+        (1, {"warmup_s": 0.02, "duration_s": 100, "max_runs": 30}, 20, 30),  # most runs end before it
+        (1, {"warmup_s": 0.02, "duration_s": 0.2, "min_runs": 1}, 20, 200),
+        (2000, {"duration_s": 1}, 5, 15),  # slow: 10 s of warm-up, 30 s of timed runs
+        (60_000, {"duration_s": 1}, 1, 3),  # very slow: the least that there is
+        (2000, {"duration_s": 60}, 5, 30),  # who asks for more than 30 s gets it, and no more for min_runs
+    ],
+)
+def test_numbers_of_runs(
+    file: str, fake: type[FakeSession], clock: Clock, run_ms: float, options: dict[str, Any], warmup: int, timed: int
+) -> None:
+    fake.on_run = staticmethod(lambda number: advance(clock, run_ms))
+    found = measure(file, engine="fake", **options)
+    assert (found["warmup_runs"], len(found["latencies_ns"])) == (warmup, timed)
+    assert set(found["latencies_ns"]) == {round(run_ms * MS)}
+
+
+def test_feeds(file: str, fake: type[FakeSession]) -> None:
+    """Values that each kind of input takes, made once and fed to every run."""
+    fake.specs = (
+        TensorSpec("real", (None, 50), "float32"),
+        TensorSpec("half", (1, 50), "float16"),
+        TensorSpec("stored", (1, 2000), "int8", 0.5, 3),
+        TensorSpec("bytes", (1, 2000), "uint8", 0.5, 128),
+        TensorSpec("tokens", (1, 50), "int32"),
+        TensorSpec("mask", (1, 50), "bool"),
+        TensorSpec("scalar", (), "float32"),
+    )
+    found = measure(file, engine="fake", **QUICK)
+    first = fake.fed[0]
+    assert {name: (value.shape, value.dtype.name) for name, value in first.items()} == {
+        "real": ((1, 50), "float32"),
+        "half": ((1, 50), "float16"),
+        "stored": ((1, 2000), "int8"),
+        "bytes": ((1, 2000), "uint8"),
+        "tokens": ((1, 50), "int32"),
+        "mask": ((1, 50), "bool"),
+        "scalar": ((), "float32"),
+    }
+    assert (first["real"] < 0).any()
+    assert 0.5 < first["real"].std() < 2
+    assert (first["stored"].min(), first["stored"].max()) == (-128, 127)
+    assert (first["bytes"].min(), first["bytes"].max()) == (0, 255)
+    assert set(first["tokens"].ravel()) == {0, 1}
+    assert all(all(later[name] is value for name, value in first.items()) for later in fake.fed)
+    assert found["batch"] == 1, "the scalar has no batch"
+    again = measure(file, engine="fake", **QUICK)
+    assert again["inputs"] == found["inputs"]
+    assert all((fake.fed[0][name] == value).all() for name, value in first.items())
+    measure(file, engine="fake", **QUICK, seed=1)
+    assert (fake.fed[0]["real"] != first["real"]).any()
+
+
+def test_no_garbage_is_collected_meanwhile(file: str, fake: type[FakeSession]) -> None:
+    seen = []
+    fake.on_run = staticmethod(lambda number: seen.append(gc.isenabled()))
+    measure(file, engine="fake", **QUICK)
+    assert not any(seen)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        measure(file, engine="fake", **QUICK)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_memory(file: str, fake: type[FakeSession]) -> None:
+    """What the load allocates and frees again is in the peak, what came before it is not."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("Linux only")
+    size = 96 << 20
+    before = np.ones(size, np.uint8)
+    del before
+    fake.on_load = staticmethod(lambda: np.ones(size, np.uint8).sum())
+    rss = measure(file, engine="fake", **QUICK)["rss"]
+    assert rss["why_absent"] == ""
+    assert rss["peak_bytes"] >= rss["loaded_bytes"] > 0
+    assert rss["peak_bytes"] - rss["before_bytes"] >= 0.9 * size
+    fake.on_load = staticmethod(lambda: None)
+    rss = measure(file, engine="fake", **QUICK)["rss"]
+    if rss["peak_since"] == "load":
+        assert rss["peak_bytes"] - rss["before_bytes"] < 0.5 * size
+
+
+def test_no_proc(file: str, fake: type[FakeSession], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, where only the peak is told, and as on Windows, where nothing is."""
+
+    def gone(*_: object, **__: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(latency, "Path", lambda _: SimpleNamespace(read_text=gone, write_text=gone))
+    rss = measure(file, engine="fake", **QUICK)["rss"]
+    assert rss["peak_bytes"] > 1 << 20
+    assert rss["peak_since"] == "start"
+    assert (rss["before_bytes"], rss["loaded_bytes"]) == (None, None)
+    assert "resident memory" in rss["why_absent"]
+    monkeypatch.setitem(sys.modules, "resource", None)
+    rss = measure(file, engine="fake", **QUICK)["rss"]
+    assert rss["peak_bytes"] is None
+    assert "resident memory" in rss["why_absent"]
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, 1), (3, 3), (None, 1)])
+def test_batch(batch: int | None, expected: int, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    assert measure(str(plus_one_tflite(tmp_path / "m.tflite", batch=batch)), **QUICK)["batch"] == expected
+
+
+def test_no_batch_axis(file: str, fake: type[FakeSession], tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    assert measure(str(two_by_two_tflite(tmp_path / "m.tflite")), **QUICK)["batch"] == 1
+    fake.specs = (TensorSpec("window", (100, 6), "float32"), TensorSpec("state", (8,), "float32"))
+    assert measure(file, engine="fake", **QUICK)["batch"] == 1
+
+
+def test_a_refused_file_is_one_error(file: str, fake: type[FakeSession], tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    with pytest.raises(EngineError, match="litert cannot load"):
+        measure(file, **QUICK)
+    with pytest.raises(EngineError, match="there is no model"):
+        measure(str(tmp_path / "gone.tflite"), **QUICK)
+    with pytest.raises(PluginError, match="there is no engine 'tpu'"):
+        measure(file, engine="tpu", **QUICK)
+
+    def fail(number: int) -> None:
+        raise ValueError("out of paper")
+
+    fake.on_run = staticmethod(fail)
+    plain = builtins.__import__
+    with pytest.raises(EngineError, match="out of paper"):
+        measure(file, engine="fake", **QUICK)
+    assert builtins.__import__ is plain
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"duration_s": 0},
+        {"duration_s": float("nan")},
+        {"duration_s": float("inf")},
+        {"warmup_s": -1},
+        {"min_runs": 0},
+        {"max_runs": 2},
+        {"threads": 0},
+    ],
+)
+def test_settings_that_measure_nothing(options: dict[str, Any], file: str, fake: type[FakeSession]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))) as caught:
+        measure(file, engine="fake", **options)
+    assert caught.value.hint
+
+
+def test_clock() -> None:
+    assert 0 < latency._clock_ns() <= 10**6
+
+
+# ---- python -m edgewright.benchmarks -----------------------------------------------------------------------------------
+
+BLOCKED = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+allowed = set(sys.stdlib_module_names) | {"numpy", "ai_edge_litert", "edgewright", "__mp_main__"}
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, Block())
+sys.argv = ["bench", "bench", sys.argv[2], "--threads", "2", "--duration", "0.01", "--exact", "--json"]
+try:
+    runpy.run_module("edgewright.benchmarks", run_name="__main__")
+except SystemExit as ending:
+    code = ending.code
+heavy = set("tensorflow keras tf_keras torch onnx nncf openvino onnxruntime typer rich pydantic scipy sklearn".split())
+sys.stderr.write(f"loaded {sorted(heavy & {name.partition('.')[0] for name in sys.modules})}, code {code}")
+"""
+
+
+def test_numpy_and_one_engine_are_enough(tmp_path: Path) -> None:
+    """What a board does: everything else is blocked in this process."""
+    pytest.importorskip("ai_edge_litert")
+    path = plus_one_tflite(tmp_path / "m.tflite")
+    argv = [sys.executable, "-c", BLOCKED, str(ROOT), str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stderr.endswith("loaded [], code 0"), done.stderr
+    found = json.loads(done.stdout)
+    assert found["engine"] == "litert"
+    assert (found["threads"], found["exact"], found["settings"]["duration_s"]) == (2, True, 0.01)
+    assert found["import_ns"] > 0, "this process had not imported the engine before"
+    assert len(found["latencies_ns"]) >= 50
+    assert found["rss"]["peak_bytes"] is None or found["rss"]["peak_bytes"] >= found["rss"]["loaded_bytes"]
+
+
+def test_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ai_edge_litert")
+    path = plus_one_tflite(tmp_path / "m.tflite")
+    assert main(["bench", str(path), "--duration", "0.01", "--engine", "litert"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["engine", "import", "load", "first inference", "latency", "peak memory"]
+
+
+def test_errors_have_a_hint_and_no_traceback(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "edgewright.benchmarks", "bench", str(tmp_path / "gone.tflite"), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (EdgewrightError.exit_code, "")
+    assert done.stderr.splitlines() == [f"error: there is no model at {tmp_path / 'gone.tflite'}", "hint: check the path"]
