@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -229,6 +230,7 @@ def default_root() -> Path:
         return Path(tempfile.gettempdir()) / "edgewright-cache"
 
 
+@functools.cache
 def code_digest(*names: str) -> str:
     """Digest of Edgewright's own source: results of other code are other results.
 
@@ -239,7 +241,7 @@ def code_digest(*names: str) -> str:
     digest = hashlib.sha256()
     for name in names or ("",):
         module = root / f"{name}.py"
-        for file in [module] if module.is_file() else sorted((root / name).rglob("*.py")):
+        for file in [module] if module.is_file() else sorted(f for f in (root / name).rglob("*.*") if f.suffix != ".pyc"):
             digest.update(f"{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -173,9 +173,9 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Compress a model by recipes: the files, what they are worth on held-out data, how fast they run here, a report."""
-    from edgewright import compression
+    from edgewright import compression, preview, summary
     from edgewright.evaluation import Judging
-    from edgewright.pipeline import Settings
+    from edgewright.planning import Settings
     from edgewright.recipe import parse_overrides
     from edgewright.terminal_compress import print_compress, print_plan, step_bars
 
@@ -206,7 +206,7 @@ def compress(
     }
     folder = out or Path(f"{model.resolve().stem}_compressed")
     if dry_run:
-        steps = compression.estimated(model, folder, **asked)
+        steps = preview.estimated(model, folder, **asked)
         if as_json:
             invocation_of(context).answer({"steps": steps, "options": origins_of(context)})
         else:
@@ -214,7 +214,7 @@ def compress(
         return
     with step_bars() as watch:
         report = compression.compress(model, folder, max_drop=max_drop, watch=watch, origins=origins_of(context), **asked)
-        written = compression.save_report(report, folder, cache)
+        written = summary.save_report(report, folder, cache)
     if as_json:
         invocation_of(context).answer({**report.to_json(), "written": [str(path) for path in written]})
     else:
@@ -229,7 +229,7 @@ def recipes(
     as_json: Json = False,
 ) -> None:
     """List the recipes, or show one."""
-    from edgewright.compression import recipe_schema
+    from edgewright.planning import recipe_schema
     from edgewright.recipe import find_recipe, recipe_names
     from edgewright.terminal_compress import print_recipe, print_recipes
 

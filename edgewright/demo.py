@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgewright.compression import compress, save_report
-from edgewright.pipeline import Watch
+from edgewright.compression import compress
+from edgewright.planning import Watch
 from edgewright.report import CompressReport
+from edgewright.summary import save_report
 
 __all__ = ["FILES", "RECIPES", "run_demo"]
 

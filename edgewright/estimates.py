@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from edgewright.cache import Entry
-from edgewright.pipeline import PlannedStep, Settings
+from edgewright.planning import PlannedStep, Settings
 
 __all__ = ["Estimate", "estimate"]
 

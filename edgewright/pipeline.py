@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,33 @@ from typing import Any
 from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes
 from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.cache import Cache, Entry, code_digest
-from edgewright.conversion import TRAINING_FORMATS, Data, Lowering, Progress, Trust, described, lower
+from edgewright.conversion import TRAINING_FORMATS, Data, Lowering, Progress, described, lower
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.readers import find_reader
-from edgewright.converters.writers import Writer, versions
+from edgewright.converters.writers import versions
 from edgewright.errors import EdgewrightError
-from edgewright.evaluation import Judging, judge
+from edgewright.evaluation import judge
+from edgewright.planning import (
+    BASELINE,
+    Export,
+    Opened,
+    PlannedStep,
+    Settings,
+    Watch,
+    lower_title,
+    pass_title,
+    run_title,
+)
 from edgewright.receipts import Claimed, receipt
-from edgewright.recipe import Recipe
 from edgewright.report import Receipt
 from edgewright.runtime.engines import ENGINES
 from edgewright.runtime.machine import fingerprint
-from edgewright.samples import SamplesSpec, is_function, open_samples
+from edgewright.samples import is_function, open_samples
 from edgewright.step import Step, StepContext
 from edgewright.verification import VERIFY_SAMPLES, random_inputs, store_outputs
-from edgewright.worker import Limits, Worker
+from edgewright.worker import Worker
 
-__all__ = ["BASELINE", "Export", "Made", "Opened", "Pending", "PlannedStep", "Run", "Settings", "Watch", "make_file"]
+__all__ = ["Made", "Pending", "Run", "make_file"]
 
 _CODE = (
     "artifact",
@@ -56,121 +66,6 @@ _CODE = (
 
 Make = Callable[[Path, Progress, list[str]], dict[str, Any]]
 
-BASELINE = "float32"
-"""What the uncompressed model is called in file names and reports."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a run is to do, beside the recipes.
-
-    Args:
-        samples: what passes train and calibrate with; None where no step needs any.
-        evaluation: labelled data that files are judged on; None leaves that out.
-        judging: how they are judged.
-        bench: measure latency and memory here.
-        bench_s: seconds of timed inferences in each process.
-        repeats: processes per file.
-        threads: threads of the measured engines.
-        exact: make engines compute float ops in float32.
-        fresh: measure again even if this machine has measured the same files before.
-        seed: of everything random.
-        trust: what the model file may do on loading.
-        limits: time and memory of each child process.
-    """
-
-    samples: Data | None = None
-    evaluation: Data | None = None
-    judging: Judging = field(default_factory=Judging)
-    bench: bool = True
-    bench_s: float = 1.0
-    repeats: int = 3
-    threads: int = 1
-    exact: bool = False
-    fresh: bool = False
-    seed: int = 0
-    trust: Trust = Trust()
-    limits: Limits = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One step of a run, before it is done or after.
-
-    Args:
-        what: the step in words, which no other step of the run has.
-        kind: what sort of step it is.
-        options: its options.
-        model_bytes: size of the model that it works on, None if that is not known yet.
-        reused: whether its result is in the cache; None if that is not known yet.
-    """
-
-    what: str
-    kind: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    model_bytes: int | None = None
-    reused: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Samples that a run uses.
-
-    Args:
-        spec: how children open them.
-        digest: of all that they hold; None if it cannot be known.
-        text: what they are, in words.
-        classes: names of the classes; empty if not known.
-    """
-
-    spec: SamplesSpec
-    digest: str | None
-    text: str
-    classes: tuple[str, ...] = ()
-
-    def first(self, count: int) -> Opened:
-        """The first few of them."""
-        digest = f"{self.digest} first {count}" if self.digest else None
-        return replace(self, spec=self.spec.pick(count, None), digest=digest, text=f"{self.text}; first {count}")
-
-
-class Pending(Exception):
-    """A dry run has come to a step that is not in the cache."""
-
-
-class Watch:
-    """Follows a run; does nothing by itself. Methods may be called from several threads."""
-
-    def begin(self, step: PlannedStep) -> None:
-        """A step begins."""
-
-    def progress(self, step: PlannedStep, share: float, text: str) -> None:
-        """A step goes on: share between 0 and 1."""
-
-    def end(self, step: PlannedStep, seconds: float) -> None:
-        """A step is done; `step.reused` says whether it was in the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """One file that a run is to make.
-
-    Args:
-        recipe: how.
-        passes: the recipe's passes by name, ready to run.
-        lowering: how the model is traced.
-        target: the writer's name.
-        writer: ready to run.
-        name: of the file.
-    """
-
-    recipe: Recipe
-    passes: tuple[tuple[str, Step], ...]
-    lowering: Lowering
-    target: str
-    writer: Writer
-    name: str
-
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -189,6 +84,10 @@ class Made:
     float32: Artifact
     receipts: tuple[Receipt, ...]
     warnings: tuple[str, ...]
+
+
+class Pending(Exception):
+    """A dry run has come to a step that is not in the cache."""
 
 
 class Run:
@@ -534,27 +433,6 @@ def make_file(run: Run, export: Export, samples: Callable[[tuple[TensorSpec, ...
     receipts.append(receipt(step_name, before, after, artifact, claims))
     warnings += entry.value["notes"]
     return Made(export, artifact, source, tuple(receipts), tuple(dict.fromkeys(warnings)))
-
-
-def lower_title(model: Path, batch: int | None, integer: bool) -> str:
-    """What lowering a model is called."""
-    how = [*(["free batch"] if batch is None else []), *(["unrolled"] if integer else [])]
-    return f"{model.name} to float32 TFLite" + (f" ({', '.join(how)})" if how else "")
-
-
-def pass_title(name: str, model: Path) -> str:
-    """What a pass is called."""
-    return f"{name} {model.name}"
-
-
-def run_title(model: Path, engine: str | None) -> str:
-    """What running a model over the data is called."""
-    return f"run {model.name} on the data" + (f" in {engine}" if engine else "")
-
-
-def evaluate_title(model: Path, engine: str | None) -> str:
-    """What judging a model is called."""
-    return f"evaluate {model.name}" + (f" in {engine}" if engine else "")
 
 
 def float32_of(run: Run, export: Export, path: Path, sha256: str) -> Artifact:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,20 +13,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import edgewright
-from edgewright.artifact import Artifact
+from edgewright.artifact import Artifact, write_atomic
 from edgewright.benchmarks.bench import t_interval
 from edgewright.benchmarks.fidelity import compare_outputs
-from edgewright.cache import Entry
+from edgewright.cache import Cache, Entry, code_digest
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.writers import versions
+from edgewright.errors import MissingPackageError
 from edgewright.evaluation import broken_budgets
-from edgewright.pipeline import BASELINE, Made, Opened, Run
+from edgewright.pipeline import Made, Run
+from edgewright.planning import BASELINE, Opened
 from edgewright.receipts import size_metrics
 from edgewright.report import CompressReport, FileReport, Flip, Flips, GroupChange, Histogram, Metric, find_metric
 from edgewright.runtime.machine import machine
 from edgewright.verification import VERIFY_SAMPLES, ModelOutputs, pair_outputs, stored_outputs
 
-__all__ = ["Findings", "Side", "summarise"]
+__all__ = ["Findings", "Side", "save_report", "summarise"]
+
+log = logging.getLogger("edgewright")
 
 Side: TypeAlias = tuple[str, "str | None"]
 """A file in an engine: its sha256, and the engine's name where it is not the format's own."""
@@ -286,3 +293,47 @@ def _speedup(found: Findings, side: Side, baselines: Sequence[Side]) -> Metric:
         return Metric("speedup", "x", value, samples=count)
     low, high = (math.exp(end) for end in t_interval(logs))
     return Metric("speedup", "x", value, samples=count, low=low, high=high, interval=f"95 % t over {len(logs)} rounds")
+
+
+def save_report(report: CompressReport, out: Path, cache: Path | None = None) -> list[Path]:
+    """Write report.json, report.csv, report.md and report.html.
+
+    Args:
+        report: what `compress` returned.
+        out: folder for the files.
+        cache: folder of the cache, which keeps what every HTML report has in common.
+
+    Returns:
+        The files; without report.html where the packages that draw it are not installed, which is logged.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    from edgewright.benchmarks.report_html import javascript_bundle, render_html
+    from edgewright.benchmarks.report_text import render_csv, render_markdown
+
+    texts = {
+        "report.json": json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n",
+        "report.csv": render_csv(report),
+        "report.md": render_markdown(report),
+    }
+
+    def draw(folder: Path) -> dict[str, Any]:
+        html = render_html(report, javascript_bundle(store.root / "vega"))
+        (folder / "report.html").write_text(html, encoding="utf-8")
+        return {}
+
+    with Cache(cache) as store:
+        parts = {
+            "report": hashlib.sha256(texts["report.json"].encode()).hexdigest(),
+            "code": code_digest("benchmarks", "report"),
+            "versions": versions("jinja2", "vl-convert-python"),
+        }
+        try:
+            drawn = store.step("report", f"report of {report.title}", parts, draw)
+            texts["report.html"] = (drawn.folder / "report.html").read_text(encoding="utf-8")
+        except MissingPackageError as error:
+            log.warning("report.html is not written: %s", error)
+    for name, text in texts.items():
+        write_atomic(out / name, text.encode())
+    return [out / name for name in texts]

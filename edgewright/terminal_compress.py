@@ -17,7 +17,7 @@ from edgewright.benchmarks.figures import (
     value_in,
     value_text,
 )
-from edgewright.pipeline import PlannedStep, Watch
+from edgewright.planning import PlannedStep, Watch
 from edgewright.report import Flips, GroupChange, Metric
 from edgewright.terminal import add_row, console_of_stdout, folded, new_table, plain, print_facts, print_table, rights, say
 
@@ -114,7 +114,7 @@ def print_compress(report: CompressReport, written: Sequence[Path]) -> None:
         size = [file.computed_in, *(_plain_value(file, name) for name in ("raw_bytes", "deflated_bytes", "smaller"))]
         worth = [*(_quality(file, report.primary) if primary else _fidelity(file)), *(_speed(file) if speed else [])]
         for table, row in zip(tables, [[*size, *worth]] if wide else [size, worth], strict=True):
-            add_row(table, label, *row)
+            table.add_row(plain(label), *map(plain, row), style="bold red" if _too_low(report, file) else None)
     for table in tables:
         print_table(console, None, table)
     _print_legend(console, report)
@@ -127,6 +127,12 @@ def print_compress(report: CompressReport, written: Sequence[Path]) -> None:
     shown = next((path for path in written if path.suffix == ".html"), written[0] if written else None)
     if shown is not None:
         console.print(plain(f"Report: {shown.resolve()}"), soft_wrap=True, style="bold")
+
+
+def _too_low(report: CompressReport, file: FileReport) -> bool:
+    """Whether a file breaks the budget."""
+    change = change_of(file, report.primary) if report.primary and file.role == "file" else None
+    return report.max_drop is not None and change is not None and not (change.value or 0.0) >= -report.max_drop
 
 
 def _measured(report: CompressReport) -> bool:
@@ -218,8 +224,6 @@ def _print_receipts(console: Any, report: CompressReport) -> None:
 def _print_verdict(console: Any, report: CompressReport) -> None:
     for failure in report.failed:
         console.print(plain(f"not made: {failure}"), soft_wrap=True, style="bold red")
-    for failure in report.failures:
-        console.print(plain(failure), soft_wrap=True, style="bold red")
     if report.passed:
         unit = "%" if lower_is_better(report.primary) else "points"
         told = f"Every file is within {report.max_drop:g} {unit} of the original."
@@ -256,8 +260,6 @@ def print_evaluation(report: Report) -> None:
         say("note", note)
     for warning in report.warnings:
         say("warning", warning)
-    for failure in report.settings["failures"]:
-        console.print(plain(failure), soft_wrap=True, style="bold red")
     if report.settings["passed"]:
         console.print("the budget is kept", style="green")
 

@@ -41,6 +41,7 @@ def out(*shape):
     [
         (np.array([0, 3, 2, 1, 1, 0]), out(4), (8,), "classification"),
         (np.array([[0], [3], [2], [1], [1], [0]], np.float32), out(1, 1, 4), None, "classification"),
+        (np.array([0, 3, 2, 1, 1, 0]), out(4), (4,), "classification"),
         (EYE[[0, 1, 2, 3, 3, 3]], out(4), (4,), "classification"),
         (ZERO_ONE, out(), (8,), "classification"),
         (ZERO_ONE.astype(bool), out(1), (8, 1), "classification"),
@@ -174,6 +175,7 @@ def test_youden_threshold_is_the_best_of_the_roc_curve(labels, seed):
 
 def test_youden_threshold_lies_between_scores():
     assert youden_threshold(np.array([0, 0, 1, 1]), np.array([1.0, 2.0, 4.0, 5.0])) == 3.0
+    assert youden_threshold(np.array([0, 1, 0, 1]), np.array([1.0, 2.0, 3.0, 4.0])) == 3.5  # as good as 1.5, and higher
     neighbours = np.array([1.0, np.nextafter(1.0, 2.0)])
     assert (neighbours > youden_threshold(np.array([0, 1]), neighbours)).tolist() == [False, True]
     assert (neighbours > youden_threshold(np.array([1, 1]), neighbours)).all()

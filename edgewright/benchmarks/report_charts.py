@@ -20,7 +20,6 @@ from edgewright.benchmarks.figures import (
     short_names,
     title_of,
     unit_title,
-    value_in,
     value_text,
 )
 from edgewright.benchmarks.report_text import primary_subjects
@@ -128,7 +127,7 @@ def _tradeoff(report: CompressReport, name: str, subject: str, limit: float | No
     shown_unit = f", {unit_title(unit)}" if unit else ""
     y = _y(domain, f"{title_of(report.primary)}{shown_unit} ({'lower' if lower else 'higher'} is better)")
     x = _x(axis)
-    layers = [_rule_layer(rules, y), *_interval_layers(rows, x, y), _rule_text(rules), _point_layer(rows, x, y)]
+    layers = [_rule_layer(rules, y), *_interval_layers(rows, x, {**y, "axis": None}), _point_layer(rows, x, y)]
     caption = [f"{'Down' if lower else 'Up'} and left is better."]
     if any(row.get("paired") for row in rows):
         caption.append("Vertical bars: 95 % interval of the change against the original, paired over samples.")
@@ -136,9 +135,12 @@ def _tradeoff(report: CompressReport, name: str, subject: str, limit: float | No
         caption.append("Vertical bars: the figure's interval.")
     if missing := len(report.files) - len(drawn):
         caption.append(f"{missing} of {len(report.files)} files lack one of the two figures.")
+    if rules and limit is not None:
+        caption.append("Dashed: the limit.")
     told = "; ".join(f"{row['label']} {row['y_text']} at {row['x_text']}" for row in rows)
     labels = "points" if len(rows) <= _LABELLED else ""
-    return Chart(id, title, " ".join(caption), f"{title}. {told}.", base_spec(320) | {"layer": layers}, labels)
+    spec = base_spec(320) | {"layer": layers, "resolve": {"axis": {"y": "independent"}}}
+    return Chart(id, title, " ".join(caption), f"{title}. {told}.", spec, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +226,10 @@ def _rules(report: CompressReport, subject: str, limit: float | None, factor: fl
     base = report.original.metric(report.primary, subject)
     if base is None or base.value is None or not known(base.value):
         return []
-    rules = [{"y": base.value * factor, "text": f"original {value_text(base)}", "kind": "original"}]
+    rules = [{"y": base.value * factor, "kind": "original"}]
     if limit is not None:
         worst = _moved(base.value, -limit, "points" if base.unit == "share" else "%", report.primary)
-        rules.append({"y": worst * factor, "text": f"limit {value_in(worst, base.unit)}", "kind": "limit"})
+        rules.append({"y": worst * factor, "kind": "limit"})
     return rules
 
 
@@ -248,33 +250,30 @@ def _tooltip(report: CompressReport, file: FileReport, subject: str) -> dict[str
     return {f"tip {key}": text for key, text in texts.items()}
 
 
-_KIND = "datum.kind === 'limit'"
-
-
 def _rule_layer(rules: Sequence[Mapping[str, Any]], y: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules, named at the right edge, outside of where files can be."""
+    limits = [rule["y"] for rule in rules if rule["kind"] == "limit"]
+    # Compared with a margin: a value may come back from the axis with another last bit.
+    of_limit = f"abs(datum.value - {limits[0]!r}) < {1e-9 * max(1.0, abs(limits[0]))!r}" if limits else "false"
+    is_limit = "datum.kind === 'limit'"
+    axis = {
+        "orient": "right",
+        "title": None,
+        "values": [rule["y"] for rule in rules],
+        "labelExpr": f"{of_limit} ? 'limit' : 'original'",
+        "labelColor": {"condition": {"test": of_limit, "value": "var(--bad)"}, "value": "var(--ink-2)"},
+        "domain": False,
+        "ticks": False,
+        "grid": False,
+    }
     return {
         "name": "rules",
         "data": {"values": list(rules)},
         "mark": {"type": "rule", "aria": False},
         "encoding": {
-            "y": dict(y),
-            "strokeDash": {"condition": {"test": _KIND, "value": [5, 4]}, "value": [1, 0]},
-            "color": {"condition": {"test": _KIND, "value": "var(--bad)"}, "value": "var(--ink-3)"},
-        },
-    }
-
-
-def _rule_text(rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the rules are, at the left: few files are near nothing in size or time."""
-    mark = {"type": "text", "align": "left", "baseline": "bottom", "dy": -4, "dx": 4, "x": 0, "fontSize": 11, "aria": False}
-    return {
-        "name": "ruletext",
-        "data": {"values": list(rules)},
-        "mark": mark | {"stroke": "var(--panel)", "strokeWidth": 3},
-        "encoding": {
-            "y": {"field": "y", "type": "quantitative"},
-            "text": {"field": "text", "type": "nominal"},
-            "fill": {"condition": {"test": _KIND, "value": "var(--bad)"}, "value": "var(--ink-2)"},
+            "y": {**y, "axis": axis},
+            "strokeDash": {"condition": {"test": is_limit, "value": [5, 4]}, "value": [1, 0]},
+            "color": {"condition": {"test": is_limit, "value": "var(--bad)"}, "value": "var(--ink-3)"},
         },
     }
 
@@ -345,7 +344,8 @@ def _decimals(domain: tuple[float, float]) -> str:
 
 def tips(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A tooltip of all fields of some rows whose name begins with "tip "."""
-    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("tip "))
+    # The fullest row first: what others lack then stands where it belongs.
+    keys = dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row if key.startswith("tip "))
     return [{"field": key, "type": "nominal", "title": key[4:]} for key in keys]
 
 
@@ -375,8 +375,9 @@ def base_spec(height: int) -> dict[str, Any]:
                 "titleFontSize": 11,
                 "titleFontWeight": "normal",
                 "titlePadding": 8,
-                "tickSize": 4,
             },
+            "axisX": {"titleAnchor": "end", "titleAlign": "right"},
+            "axisQuantitative": {"tickSize": 4, "labelOverlap": True, "labelSeparation": 6},
         },
     }
 

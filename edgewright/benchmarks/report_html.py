@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgewright.artifact import write_atomic
 from edgewright.benchmarks import figures, report_text
@@ -19,6 +19,9 @@ from edgewright.benchmarks.report_charts import Chart, Style, styles_of, tradeof
 from edgewright.benchmarks.report_spread import change_charts, latency_charts
 from edgewright.errors import needs
 from edgewright.report import CompressReport, FileReport, GroupChange, Metric
+
+if TYPE_CHECKING:
+    import markupsafe
 
 __all__ = ["javascript_bundle", "render_html"]
 
@@ -72,6 +75,7 @@ def render_html(report: CompressReport, bundle: str | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _typeset
+    environment.filters["breakable"] = _breakable
     environment.finalize = lambda value: figures.printable(value) if type(value) is str else value
     view = _view(report)
     charts = [{"id": chart.id, "spec": chart.spec, "labels": chart.labels} for chart in view.pop("all_charts")]
@@ -125,6 +129,14 @@ def _policy(*scripts: str) -> str:
 def _typeset(text: str) -> str:
     """A figure as it is printed: a true minus sign, and a multiplication sign for "x"."""
     return re.sub(r"(?<=\d) x\b", "×", re.sub(r"(?<![\w.])-(?=[\d∞])", "−", text))
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """A file's name that a narrow column breaks where a person would: behind a dot, a dash, an underscore."""
+    import markupsafe
+
+    parts = re.split(r"(?<=[_./-])(?=.)", figures.printable(name))
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _tools() -> dict[str, Any]:

@@ -43,19 +43,26 @@ def _ridges(id: str, engine: str, drawn: Sequence[tuple[FileReport, Histogram, S
     x = {
         "field": "from",
         "type": "quantitative",
-        "scale": {"domain": [start, top + 0.12 * (top - start)], "nice": False, "zero": False},
+        "scale": {"domain": [start, top + 0.03 * (top - start)], "nice": False, "zero": False},
         "axis": {"title": f"Latency of one inference, {unit} (lower is better)", "tickCount": 6, "grid": True},
     }
-    labels = [style.label for *_, style in reversed(drawn)]
+    labels = [(style.label, _ends_of(file)) for file, _, style in reversed(drawn)]
     layers = [_bin_layer(bins, x, labels), *_percentile_layers(lines)]
     outside = sum(histogram.below + histogram.above for _, histogram, _ in drawn)
     more = f" {outside:,} inferences lie outside the bars and are in the table." if outside else ""
-    caption = f"Bars: inferences per bin, each file to its own highest. Below them p50 ●, p90 | and p99 ◀.{more}"
+    marks = f"Below them p50 ●, p90 | and p99 ◀; at the left p50 / p99 in {unit}."
+    caption = f"Bars: inferences per bin, each file to its own highest. {marks}{more}"
     title = f"Latency in {engine}" if engine else "Latency"
     told = "; ".join(
         f"{style.label}: p50 {_told(file, 'latency_p50')}, p99 {_told(file, 'latency_p99')}" for file, _, style in drawn
     )
     return Chart(id, title, caption, f"{title}. {told}.", base_spec(_ROW * len(drawn)) | {"layer": layers})
+
+
+def _ends_of(file: FileReport) -> str:
+    """p50 and p99 as the second line of a row's label."""
+    found = [file.metric(name) for name in ("latency_p50", "latency_p99")]
+    return " / ".join(number_in(m.value, m.unit) for m in found if m is not None and m.value is not None)
 
 
 def _told(file: FileReport, name: str) -> str:
@@ -83,21 +90,20 @@ def _percentiles(row: int, file: FileReport, style: Style) -> list[dict[str, Any
             continue
         interval = interval_text(metric, method=False)
         text = f"{value_text(metric)} ({interval})" if interval else value_text(metric)
-        side = {"latency_p50": "left", "latency_p99": "right"}.get(name, "")
-        place = {"at": metric.value, "strip": row + _STRIP, "shape": shape, "side": side, "colour": style.colour}
-        label = f"{name.rpartition('_')[2]} {number_in(metric.value, metric.unit)}"
-        found.append({**place, "text": label, "row": row, "tip File": style.label, f"tip {title_of(name)}": text})
+        place = {"at": metric.value, "strip": row + _STRIP, "shape": shape, "colour": style.colour}
+        found.append({**place, "row": row, "tip File": style.label, f"tip {title_of(name)}": text})
     return found
 
 
-def _bin_layer(bins: Sequence[Mapping[str, Any]], x: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+def _bin_layer(bins: Sequence[Mapping[str, Any]], x: Mapping[str, Any], labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
     axis = {
         "title": None,
         "values": [row + _FLOOR for row in range(len(labels))],
-        "labelExpr": f"{_js_list(labels)}[floor(datum.value)]",
-        "labelBaseline": "bottom",
-        "labelOffset": -4,
+        "labelExpr": f"[{','.join(map(_js_list, labels))}][floor(datum.value)]",
+        "labelBaseline": "line-bottom",
+        "labelOffset": -8,
         "labelPadding": 8,
+        "labelLineHeight": 14,
         "labelLimit": 130,
         "labelColor": "var(--ink)",
         "ticks": False,
@@ -133,12 +139,12 @@ def _escaped(character: str) -> str:
 
 
 def _percentile_layers(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A line from p50 to p99 below the bars, its marks, and the two figures at its ends."""
+    """A line from p50 to p99 below the bars, and its marks."""
     rows = dict.fromkeys(point["row"] for point in points)
     of_row = [[point for point in points if point["row"] == row] for row in rows]
     lines = [{"at": p[0]["at"], "end": p[-1]["at"], "strip": p[0]["strip"], "colour": p[0]["colour"]} for p in of_row]
     x, y = {"field": "at", "type": "quantitative"}, {"field": "strip", "type": "quantitative"}
-    layers: list[dict[str, Any]] = [
+    return [
         {
             "name": "lines",
             "data": {"values": lines},
@@ -160,16 +166,6 @@ def _percentile_layers(points: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             },
         },
     ]
-    for side, align, offset in (("left", "right", -7), ("right", "left", 7)):
-        layers.append(
-            {
-                "name": f"text{side}",
-                "data": {"values": [point for point in points if point["side"] == side]},
-                "mark": {"type": "text", "align": align, "dx": offset, "fontSize": 11, "color": "var(--ink-2)", "aria": False},
-                "encoding": {"x": x, "y": y, "text": {"field": "text", "type": "nominal"}},
-            }
-        )
-    return layers
 
 
 # --- whom does it harm ----------------------------------------------------------------------------------------------
@@ -212,7 +208,7 @@ def _changes(id: str, file: FileReport, style: Style, groups: Sequence[GroupChan
         "field": "change",
         "type": "quantitative",
         "scale": {"domain": list(domain), "nice": False, "zero": False},
-        "axis": {"title": f"Change of {groups[0].metric}, {unit} (left is worse)", "tickCount": 5, "grid": True},
+        "axis": {"title": f"{unit} (left is worse)", "tickCount": 5, "grid": True},
     }
     heading = {"title": None, "ticks": False, "domain": False, "labelLimit": 120, "labelColor": "var(--ink)"}
     y = {"field": "name", "type": "nominal", "sort": None, "axis": heading}

@@ -175,7 +175,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, st
         elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
             rows += flat({str(number): item for number, item in enumerate(value, 1)}, f"{name}.")
         else:
-            rows.append((name, plain(value), ""))
+            size = isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and key.endswith("_bytes")
+            rows.append((name, f"{value:,} ({human_bytes(value)})" if size else plain(value), ""))
     return rows
 
 

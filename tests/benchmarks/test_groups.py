@@ -144,6 +144,8 @@ def test_flips_are_counted_in_full_and_listed_in_part():
     flips = find_flips([pair], {})
     assert (flips.broken, len(flips.listed)) == (300, 200)
     assert [f.index for f in flips.listed] == list(range(200))
+    unequal = pair_of("classification", [0] * 3, [*sure(1, score=0.6), *sure(1, score=0.9), *sure(1, score=0.7)], sure(0, 0, 0))
+    assert [f.index for f in find_flips([unequal], {}, listed=1).listed] == [1]
 
 
 def test_flips_of_all_outputs_are_listed_together():

@@ -129,6 +129,16 @@ def test_multilabel_equals_scikit_learn_on_repeated_samples(seed):
             assert found[name][column] == pytest.approx(value, abs=1e-12), name
 
 
+def test_multilabel_counts_classes_that_do_not_occur():
+    """As scikit-learn does, unlike for classes of which each sample has one."""
+    scored = Scored.of("multilabel", np.int8([[1, 0], [1, 0]]), np.array([[0.9, 0.1], [0.1, 0.1]]))
+    found = statistic_of(scored, ["f1_macro", "recall_macro"])(np.ones((2, 1), np.float32))
+    assert found["f1_macro"][0] == pytest.approx(
+        metrics.f1_score(scored.labels, scored.decisions, average="macro", zero_division=0)
+    )
+    assert found["recall_macro"][0] == 0.25
+
+
 def test_multilabel_in_pieces_is_the_same(monkeypatch):
     rng, _, scores, weights = draw(7)
     labels = rng.integers(0, 2, scores.shape).astype(np.int8)

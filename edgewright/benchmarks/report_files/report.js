@@ -30,7 +30,7 @@
           size: { signal: "[width + 8, height]" },
           anchor: ["top-right", "top", "top-left", "right", "left", "bottom-right", "bottom", "bottom-left"],
           offset: [4, 4, 4, 7, 7, 4, 4, 4],
-          avoidMarks: names.filter(function (mark) { return mark && /(rules|ybars|xbars|ruletext)_marks$/.test(mark); })
+          avoidMarks: names.filter(function (mark) { return mark && /(rules|ybars|xbars)_marks$/.test(mark); })
         }]
       });
       return spec;

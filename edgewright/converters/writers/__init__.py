@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -90,13 +91,15 @@ def precision_claims(options: Any) -> tuple[Claim, ...]:
 
 def versions(*packages: str) -> dict[str, str]:
     """Releases of the libraries that did the work, those that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {package: release for package in packages if (release := _release(package))}
+
+
+@cache
+def _release(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _describe_float_ops(found: Iterable[list[str]], precision: str) -> list[str]:
