@@ -1,17 +1,20 @@
-"""Writes docs/reference/cli.md and errors.md from the code; tests/test_reference.py fails when they are stale."""
+"""Writes the generated pages of docs/reference from the code; tests/test_reference.py fails when they are stale."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from edgewright import errors
+from edgewright.planning import recipe_schema
+from edgewright.report import report_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-VERBS = ("inspect", "convert", "verify", "demo")
+VERBS = ("compress", "convert", "verify", "evaluate", "bench", "inspect", "recipes", "cache", "demo")
 
 
 def cli_page() -> str:
@@ -36,7 +39,12 @@ def errors_page() -> str:
 
 def pages() -> dict[str, str]:
     """All generated pages by file name."""
-    return {"cli.md": cli_page(), "errors.md": errors_page()}
+    return {
+        "cli.md": cli_page(),
+        "errors.md": errors_page(),
+        "recipe.schema.json": json.dumps(recipe_schema(), indent=2) + "\n",
+        "report.schema.json": json.dumps(report_schema(), indent=2) + "\n",
+    }
 
 
 def _help(*verb: str) -> str:

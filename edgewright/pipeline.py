@@ -323,6 +323,7 @@ class Run:
                         repeats=settings.repeats,
                         limits=settings.limits,
                         progress=progress,
+                        worked=True,
                     )
                 ],
             },

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from edgewright.errors import needs
+
 __all__ = [
     "CompressReport",
     "FileReport",
@@ -20,6 +22,7 @@ __all__ = [
     "Report",
     "TensorReceipt",
     "find_metric",
+    "report_schema",
 ]
 
 SCHEMA = 1
@@ -387,6 +390,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return _finite(value) if isinstance(value, float) else value
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of `CompressReport.to_json`, whose infinities are texts.
+
+    Raises:
+        MissingPackageError: pydantic is not installed.
+    """
+    with needs("convert"):
+        from pydantic import TypeAdapter
+    schema = TypeAdapter(CompressReport).json_schema()
+
+    def widened(node: Any) -> Any:
+        if isinstance(node, dict):
+            if node.get("type") == "number":
+                others = {key: value for key, value in node.items() if key != "type"}
+                return {"anyOf": [{"type": "number"}, {"enum": ["inf", "-inf", "nan"]}], **others}
+            return {key: widened(value) for key, value in node.items()}
+        return [widened(item) for item in node] if isinstance(node, list) else node
+
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **widened(schema)}
 
 
 @dataclass(frozen=True, slots=True)

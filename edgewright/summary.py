@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import edgewright
 from edgewright.artifact import Artifact, write_atomic
 from edgewright.benchmarks.bench import t_interval
 from edgewright.benchmarks.fidelity import compare_outputs
@@ -144,7 +143,7 @@ def _environment(found: Findings) -> dict[str, Any]:
     return {
         "machine": measured["settings"]["machine"] if measured else machine(),
         "python": platform.python_version(),
-        "edgewright": edgewright.__version__,
+        "edgewright": versions("edgewright").get("edgewright", "unknown"),
         "packages": versions(*PACKAGES),
         **({"measured_at": measured["measured_at"]} if measured else {}),
     }

@@ -11,24 +11,44 @@ import pytest
 import edgewright
 
 GOLDEN = {
-    "edgewright": """Artifact Data EdgewrightError Limits Metric ModelInfo Preprocess Report Samples Session TensorSpec Trust
-        __version__ convert inspect open_samples open_session verify""",
-    "edgewright.artifact": """Artifact ModelMeta StepRecord TensorSpec atomic_folder deflated_bytes file_sha256 files_of looks_like
-        raw_bytes write_atomic""",
-    "edgewright.benchmarks.accuracy": "accuracy wilson_interval",
+    "edgewright": """Artifact CompressReport Data EdgewrightError FileReport Judging Limits Metric ModelInfo Preprocess
+        Recipe Report Samples Session Settings TensorSpec Trust Watch __version__ bench compress convert evaluate
+        find_recipe inspect open_samples open_session parse_recipe require_success save_report verify""",
+    "edgewright.artifact": """Artifact ModelMeta StepRecord TensorSpec atomic_folder deflated_bytes file_digest file_sha256
+        files_of looks_like raw_bytes sweep_leftovers write_atomic""",
+    "edgewright.benchmarks.accuracy": """PRIMARY accuracy change_of change_unit figures_of is_error metric_names
+        task_metrics unit_of wilson_interval""",
+    "edgewright.benchmarks.bench": "BenchTarget batch_means bench bench_many histogram_of report_of t_interval t_quantile",
     "edgewright.benchmarks.fidelity": "compare_outputs cosine sqnr_db top1_agreement",
-    "edgewright.demo": "DemoRow FILES VARIANTS run_demo",
+    "edgewright.cache": "Cache Entry code_digest default_root",
+    "edgewright.compression": "compress data_of find_all own_engine require_success takers",
+    "edgewright.conversion": """Data Lowering MODEL_SUFFIXES Progress TRAINING_FORMATS Trust check_batch check_options
+        check_route convert declare described inspect lower make_writer silent""",
+    "edgewright.demo": "FILES RECIPES run_demo",
     "edgewright.errors": """ArtifactError BudgetError ConversionError EXTRAS EdgewrightError EngineError MissingPackageError
         ModelError PluginError SamplesError ShapeError UnsupportedError UntrustedCodeError UsageError VerificationError
         WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
-    "edgewright.conversion": "Data Progress TRAINING_FORMATS Trust convert declare described inspect silent",
+    "edgewright.estimates": "Estimate estimate",
+    "edgewright.evaluation": "Judging broken_budgets evaluate judge require_budget",
+    "edgewright.options": """EngineName Invocation Json Limit Memory PreprocessOption SamplesOption Seed Stride Timeout
+        Window invocation_of limits_of origins_of preprocess_of""",
+    "edgewright.planning": """BASELINE Export Opened PlannedStep Settings TARGETS Watch evaluate_title lower_title
+        make_exports pass_title recipe_schema run_title""",
     "edgewright.preprocess": "Placement Preprocess decode encode read_image",
+    "edgewright.preview": "estimated plan",
+    "edgewright.receipts": "Claimed is_kernel match_tensors receipt size_metrics",
+    "edgewright.recipe": "EXPORT LOWER Recipe StepSpec find_recipe parse_overrides parse_recipe recipe_names with_overrides",
     "edgewright.registry": "Kind",
-    "edgewright.report": "Metric Report",
+    "edgewright.report": """CompressReport FileReport Flip Flips GroupChange Histogram Metric Promise Receipt Report
+        TensorReceipt find_metric report_schema""",
     "edgewright.runtime": "ENGINES Execution Session open_session",
-    "edgewright.samples": "Samples SamplesSpec open_samples",
-    "edgewright.step": "Step StepContext",
-    "edgewright.verification": "ModelOutputs check convert_and_verify outputs_of require verify",
+    "edgewright.samples": "Samples SamplesSpec describe_samples is_function open_samples",
+    "edgewright.step": "Claim Step StepContext checked",
+    "edgewright.summary": "Findings Side save_report summarise",
+    "edgewright.tasks": """Scored TASKS check_task decide default_threshold infer_task labels_of reconstruction_scores
+        require_finite scores_of youden_threshold""",
+    "edgewright.verification": """ModelOutputs VERIFY_SAMPLES check convert_and_verify one_preprocessing outputs_of
+        pair_outputs random_inputs require store_outputs stored_outputs tells verify""",
     "edgewright.worker": "Job Limits Worker progress run",
 }
 
@@ -67,6 +87,6 @@ def test_import_edgewright_costs_nothing():
 
 
 def test_names_that_there_are_not():
-    with pytest.raises(AttributeError, match="has no attribute 'compress'"):
-        edgewright.compress  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'squeeze'"):
+        edgewright.squeeze  # noqa: B018
     assert edgewright.__version__ == importlib.import_module("importlib.metadata").version("edgewright")

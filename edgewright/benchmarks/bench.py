@@ -74,6 +74,7 @@ def bench_many(
     repeats: int = 3,
     limits: Limits = Limits(),
     progress: Progress | None = None,
+    worked: bool = False,
 ) -> list[Report]:
     """Measure files so that they can be compared: round after round of all of them, each run in a process of its own.
 
@@ -87,6 +88,7 @@ def bench_many(
         repeats: rounds, that is processes per file and thread count.
         limits: time and memory of each process.
         progress: called with a share between 0 and 1 and a text.
+        worked: whether the caller itself has been at work: the load average then says nothing of others.
 
     Returns:
         One report of kind "bench" per file, in order; see `report_of`.
@@ -124,7 +126,7 @@ def bench_many(
             max_runs=int(min(MOST_RUNS, MOST_RUNS_PER_S * max(1.0, duration_s))),
         )
         if order == 0:
-            load = found["load_average"]  # later ones count our own work
+            load = None if worked else found["load_average"]  # later ones count our own work
         done[index][count].append({**found, "order": order, "load_average": load})
     return [report_of(target.path, runs, sha256=digest) for target, runs, digest in zip(files, done, digests, strict=True)]
 

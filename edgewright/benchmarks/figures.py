@@ -24,6 +24,7 @@ __all__ = [
     "short_digest",
     "short_names",
     "title_of",
+    "typeset",
     "unit_title",
     "value_in",
     "value_text",
@@ -238,6 +239,11 @@ def title_of(name: str) -> str:
         return f"Latency {found[1]}"
     words = name.replace("_", " ").strip()
     return words[:1].upper() + words[1:]
+
+
+def typeset(text: str) -> str:
+    """A figure as it is printed: with a true minus sign, and a multiplication sign for "x"."""
+    return re.sub(r"(?<=\d) x\b", "×", re.sub(r"(?<![\w.])-(?=[\d∞])", "−", text))
 
 
 def unit_title(unit: str) -> str:

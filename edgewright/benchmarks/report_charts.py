@@ -19,6 +19,7 @@ from edgewright.benchmarks.figures import (
     lower_is_better,
     short_names,
     title_of,
+    typeset,
     unit_title,
     value_text,
 )
@@ -133,8 +134,8 @@ def _tradeoff(report: CompressReport, name: str, subject: str, limit: float | No
         caption.append("Vertical bars: 95 % interval of the change against the original, paired over samples.")
     elif any("y_low" in row for row in rows):
         caption.append("Vertical bars: the figure's interval.")
-    if missing := len(report.files) - len(drawn):
-        caption.append(f"{missing} of {len(report.files)} files lack one of the two figures.")
+    if missing := [style.label for f, style, x, y in pairs if not (x and y and known(x.value, y.value))]:
+        caption.append(f"Not drawn, for lack of a figure: {', '.join(missing)}.")
     if rules and limit is not None:
         caption.append("Dashed: the limit.")
     told = "; ".join(f"{row['label']} {row['y_text']} at {row['x_text']}" for row in rows)
@@ -240,13 +241,13 @@ def _tooltip(report: CompressReport, file: FileReport, subject: str) -> dict[str
     for title, metric in ((title_of(report.primary), primary), ("Change", change)):
         if metric and metric.value is not None:
             interval = interval_text(metric, method=False)
-            texts[title] = f"{value_text(metric)} ({interval})" if interval else value_text(metric)
+            texts[title] = typeset(f"{value_text(metric)} ({interval})" if interval else value_text(metric))
     for name in ("raw_bytes", "deflated_bytes", "smaller", "latency_p50", "latency_p99", "speedup"):
         metric = file.metric(name)
         if metric and metric.value is not None:
             size = f" ({human_bytes(metric.value)})" if metric.unit == "bytes" and metric.value >= 1024 else ""
             estimated = " (estimated)" if metric.origin == "estimated" else ""
-            texts[title_of(name)] = f"{value_text(metric)}{size}{estimated}"
+            texts[title_of(name)] = typeset(f"{value_text(metric)}{size}{estimated}")
     return {f"tip {key}": text for key, text in texts.items()}
 
 

@@ -74,7 +74,7 @@ def render_html(report: CompressReport, bundle: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _typeset
+    environment.filters["figure"] = figures.typeset
     environment.filters["breakable"] = _breakable
     environment.finalize = lambda value: figures.printable(value) if type(value) is str else value
     view = _view(report)
@@ -124,11 +124,6 @@ def _policy(*scripts: str) -> str:
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _typeset(text: str) -> str:
-    """A figure as it is printed: a true minus sign, and a multiplication sign for "x"."""
-    return re.sub(r"(?<=\d) x\b", "×", re.sub(r"(?<![\w.])-(?=[\d∞])", "−", text))
 
 
 def _breakable(name: str) -> markupsafe.Markup:

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from edgewright.benchmarks.figures import change_meaning, interval_in, interval_text, number_in, title_of, value_in, value_text
+from edgewright.benchmarks.figures import (
+    change_meaning,
+    interval_in,
+    interval_text,
+    number_in,
+    title_of,
+    typeset,
+    value_in,
+    value_text,
+)
 from edgewright.benchmarks.report_charts import Chart, Style, base_spec, known, mark_colour, styles_of, tips
 from edgewright.report import CompressReport, FileReport, GroupChange, Histogram
 
@@ -91,7 +100,7 @@ def _percentiles(row: int, file: FileReport, style: Style) -> list[dict[str, Any
         interval = interval_text(metric, method=False)
         text = f"{value_text(metric)} ({interval})" if interval else value_text(metric)
         place = {"at": metric.value, "strip": row + _STRIP, "shape": shape, "colour": style.colour}
-        found.append({**place, "row": row, "tip File": style.label, f"tip {title_of(name)}": text})
+        found.append({**place, "row": row, "tip File": style.label, f"tip {title_of(name)}": typeset(text)})
     return found
 
 
@@ -259,7 +268,7 @@ def _change_row(group: GroupChange) -> dict[str, Any]:
         row |= {"low": group.low, "high": group.high}
         told = f"{told} ({interval_in(group.low, group.high, unit, signed=True)})"
     figures = ["-" if value is None else value_in(value, group.unit) for value in (group.original, group.file)]
-    tip = {group.kind.capitalize(): name, "Change": told, "Meaning": meaning or "no interval", "Original": figures[0]}
+    tip = {group.kind.capitalize(): name, "Change": typeset(told), "Meaning": meaning or "no interval", "Original": figures[0]}
     tip |= {"File": figures[1], "Samples": f"{group.samples:,}"}
     tip |= {"Became wrong": f"{group.broken:,}", "Became right": f"{group.fixed:,}"}
     return row | {f"tip {key}": text for key, text in tip.items()}

@@ -115,7 +115,7 @@
 
   var folded = [];
   window.addEventListener("beforeprint", function () {
-    folded = Array.prototype.slice.call(document.querySelectorAll("details:not([open])"));
+    folded = Array.prototype.slice.call(document.querySelectorAll("details:not([open]):not(.bulk)"));
     folded.forEach(function (part) { part.open = true; });
   });
   window.addEventListener("afterprint", function () {
