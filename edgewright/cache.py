@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -9,16 +10,18 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from edgewright.artifact import file_digest
-from edgewright.errors import ArtifactError, UsageError
+from edgewright.artifact import _lives, file_digest
+from edgewright.errors import ArtifactError, EdgewrightError, UsageError
 
 __all__ = ["Cache", "Entry", "code_digest", "default_root"]
 
@@ -26,6 +29,14 @@ log = logging.getLogger("edgewright")
 
 RECORD = "entry.json"
 """The file that makes a folder an entry; written last."""
+
+SCHEMA = 1
+
+ENTRIES, MAKING, LOCKS = "entries", "making", "locks"
+"""Folders of a cache: finished steps, those under way, and a lock file for each of these."""
+
+USE = "cache"
+"""The lock file of the whole cache: everyone who uses it shares the lock, `clear` has it alone."""
 
 Make = Callable[[Path], Mapping[str, Any]]
 
@@ -73,8 +84,9 @@ class Cache:
     """A folder of finished steps; use it as a context manager.
 
     An entry is made in a folder of its own and appears by a rename: a process that is killed leaves no half an entry. A
-    lock file per entry, locked by the system for as long as its process lives, makes a second process wait for the
-    first; one for the whole cache keeps `clear` from removing what another process uses.
+    lock file per entry, locked by the system for as long as its process lives, makes a second process (or thread) wait for
+    the first; one for the whole cache keeps `clear` from removing what another process uses. Several threads may use one
+    cache.
 
     Args:
         root: the folder; None takes `default_root`.
@@ -84,14 +96,14 @@ class Cache:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = default_root() if root is None else root
-        self._stack = ExitStack()
-        try:
-            for name in ("entries", "making", "locks"):
+        self.root = (default_root() if root is None else root).absolute()
+        self._unkept = ExitStack()
+        self._use = ExitStack()
+        self._closing = threading.Event()
+        with _writing(self.root):
+            self._share()
+            for name in (ENTRIES, MAKING):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(self.root, error) from error
-        self._stack.enter_context(_lock(self.root / "locks" / "cache", shared=True, what="the cache is being cleared"))
         self._sweep()
 
     def __enter__(self) -> Cache:
@@ -101,8 +113,10 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Let go of the cache, and remove what was made without a digest."""
-        self._stack.close()
+        """Let go of the cache, and remove what was made without a digest; threads that wait for a step stop waiting."""
+        self._closing.set()
+        self._unkept.close()
+        self._use.close()
 
     def find(self, kind: str, parts: Mapping[str, Any] | None) -> Entry | None:
         """The entry of a step if it is finished and undamaged, else None.
@@ -125,48 +139,39 @@ class Cache:
 
         Raises:
             ArtifactError: the cache's folder is full or read-only.
+            UsageError: the step is being made by this very thread: it would wait for itself.
             EdgewrightError: what `make` raises; nothing is kept then.
         """
         if parts is None:
-            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewright-")))
-            return _made(folder, kind, what, make, kept=False)
+            return self._make_unkept(kind, what, make)
         key = _key(kind, parts)
         if found := self._load(key):
             return found
-        with _lock(self.root / "locks" / key, what=f"another process is at the same step ({what})"):
+        with self._locked(key, what=what):
             if found := self._load(key):
                 return found
-            folder = self.root / "making" / key
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
-                folder.mkdir()
-                made = _made(folder, kind, what, make, kept=True)
-                _write_record(made, parts)
-                target = self._place(key)
-                target.parent.mkdir(exist_ok=True)
-                folder.rename(target)
-            except OSError as error:
-                raise _unusable(self.root, error) from error
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        found = self._load(key)
+            self._remove(key)
+            self._make(key, kind, what, parts, make)
+            found = self._load(key)
         if found is None:
             raise ArtifactError(f"{self.root} does not keep what is written to it: the step '{what}' is gone", _HINT)
-        return Entry(**{**_fields(found), "reused": False})
+        return replace(found, reused=False)
 
     def forget(self, kind: str, parts: Mapping[str, Any] | None) -> None:
         """Remove the entry of a step, so that it is done again."""
         if parts is not None:
-            shutil.rmtree(self._place(_key(kind, parts)), ignore_errors=True)
+            key = _key(kind, parts)
+            with self._locked(key, what=kind):
+                shutil.rmtree(self._place(key), ignore_errors=True)
 
     def entries(self) -> list[Entry]:
         """All finished steps, the one used last first."""
-        folders = sorted((self.root / "entries").glob("*/*"), key=_used, reverse=True)
+        folders = sorted((self.root / ENTRIES).glob("*/*"), key=_used, reverse=True)
         return [entry for folder in folders if (entry := _read(folder))]
 
     def size_bytes(self) -> int:
         """Bytes of all files, of unfinished steps too."""
-        return sum(file.stat().st_size for file in self.root.rglob("*") if file.is_file())
+        return _bytes_in(self.root)
 
     def clear(self, older_than_s: float = 0.0) -> tuple[int, int]:
         """Remove entries that were not used for a time.
@@ -181,28 +186,63 @@ class Cache:
             UsageError: another process uses the cache.
         """
         count = size = 0
-        self._stack.close()
-        with _lock(self.root / "locks" / "cache", what="", wait=False):
-            for folder in (self.root / "entries").glob("*/*"):
-                if time.time() - _used(folder) >= older_than_s:
-                    size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-                    count += 1
-                    shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(self.root / "making", ignore_errors=True)
+        self._use.close()
+        try:
+            with _lock(self.root / LOCKS / USE, wait=False):
+                for folder in (self.root / ENTRIES).glob("*/*"):
+                    if time.time() - _used(folder) >= older_than_s:
+                        size += _bytes_in(folder)
+                        count += 1
+                        shutil.rmtree(folder, ignore_errors=True)
+                self._sweep()
+        finally:
+            self._share()
         return count, size
 
+    def _share(self) -> None:
+        """Tell `clear` of other processes that this one uses the cache."""
+        self._use.enter_context(_lock(self.root / LOCKS / USE, what="the cache is being cleared", shared=True))
+
+    def _locked(self, key: str, *, what: str) -> AbstractContextManager[None]:
+        """The lock of a step, which its maker has alone."""
+        return _lock(self.root / LOCKS / key, what=f"the step '{what}' is being done", stop=self._closing)
+
     def _place(self, key: str) -> Path:
-        return self.root / "entries" / key[:2] / key
+        return self.root / ENTRIES / key[:2] / key
+
+    def _make(self, key: str, kind: str, what: str, parts: Mapping[str, Any], make: Make) -> None:
+        """Do a step in a folder of its own, then give that its place. The step's lock is held."""
+        folder, target = self.root / MAKING / key, self._place(key)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with _writing(self.root):
+                folder.mkdir(parents=True)
+            made = _made(folder, kind, what, make, kept=True)
+            with _writing(self.root):
+                _write_record(made, parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _make_unkept(self, kind: str, what: str, make: Make) -> Entry:
+        """Do a step whose files are gone at the end; those of a killed process are swept as unfinished ones are."""
+        key = f"unkept-{uuid.uuid4().hex}"
+        folder = self.root / MAKING / key
+        with ExitStack() as stack:
+            stack.enter_context(_lock(self.root / LOCKS / key))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            with _writing(self.root):
+                folder.mkdir(parents=True)
+            made = _made(folder, kind, what, make, kept=False)
+            self._unkept.push(stack.pop_all())
+        return made
 
     def _load(self, key: str) -> Entry | None:
-        """A finished entry whose files are what they were; a damaged one is removed."""
+        """A finished entry whose files are what they were; None if there is none or it is damaged."""
         folder = self._place(key)
-        if not folder.is_dir():
-            return None
         found = _read(folder)
         if found is None or any(not _is(folder / name, digest) for name, digest in found.files.items()):
-            log.warning("the cached step in %s is damaged: it is done again", folder)
-            shutil.rmtree(folder, ignore_errors=True)
             return None
         try:
             os.utime(folder)
@@ -210,21 +250,26 @@ class Cache:
             log.debug("the cache is read-only: the time of use is not noted")
         return found
 
+    def _remove(self, key: str) -> None:
+        """Remove a damaged entry. The step's lock is held: another process may just have mended it otherwise."""
+        folder = self._place(key)
+        if folder.exists():
+            log.warning("the cached step in %s is damaged: it is done again", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _sweep(self) -> None:
-        """Remove what killed processes left unfinished: whatever nobody holds the lock of."""
-        for folder in (self.root / "making").iterdir():
-            try:
-                with _lock(self.root / "locks" / folder.name, what="", wait=False):
-                    shutil.rmtree(folder, ignore_errors=True)
-            except UsageError:
-                continue
+        """Remove what killed processes left: unfinished steps and lock files, wherever nobody holds the lock."""
+        left = {name for folder in (MAKING, LOCKS) for name in _names_in(self.root / folder)} - {USE}
+        for name in left:
+            with suppress(EdgewrightError), _lock(self.root / LOCKS / name, wait=False):
+                shutil.rmtree(self.root / MAKING / name, ignore_errors=True)
 
 
 def default_root() -> Path:
     """EDGEWRIGHT_CACHE, else edgewright in the user's cache folder, else a folder for temporary files."""
-    if named := os.environ.get("EDGEWRIGHT_CACHE"):
-        return Path(named).absolute()
     try:
+        if named := os.environ.get("EDGEWRIGHT_CACHE"):
+            return Path(named).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgewright"
     except RuntimeError:  # no home folder, as in some containers
         return Path(tempfile.gettempdir()) / "edgewright-cache"
@@ -232,56 +277,99 @@ def default_root() -> Path:
 
 @functools.cache
 def code_digest(*names: str) -> str:
-    """Digest of Edgewright's own source: results of other code are other results.
+    """Digest of Edgewright's own source: results of other code are other results. Files are read once per process.
 
     Args:
-        names: modules and sub-packages; none for the whole package.
+        names: modules and sub-packages, as paths without ending; none for the whole package.
+
+    Raises:
+        ValueError: there is no such module or sub-package.
     """
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for name in names or ("",):
         module = root / f"{name}.py"
-        for file in [module] if module.is_file() else sorted(f for f in (root / name).rglob("*.*") if f.suffix != ".pyc"):
+        files = [module] if module.is_file() else sorted(filter(_is_source, (root / name).rglob("*")))
+        if not files:
+            raise ValueError(f"Edgewright has no module or sub-package '{name}'")
+        for file in files:
             digest.update(f"{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
+def _is_source(file: Path) -> bool:
+    return file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
+
+
 _HINT = "free space there, clear it with 'edgewright cache clear', or name another folder in EDGEWRIGHT_CACHE"
 
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""What only writing fails with."""
 
-def _unusable(root: Path, error: OSError) -> ArtifactError:
-    return ArtifactError(f"the cache {root} cannot be used: {error.strerror or error}", hint=_HINT)
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Turn what the file system refuses within the block into one error.
+
+    Raises:
+        ArtifactError: the block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ArtifactError(f"the cache {root} cannot be used: {why[:1].lower()}{why[1:]}", hint=_HINT) from error
 
 
 def _key(kind: str, parts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([kind, parts], sort_keys=True).encode()).hexdigest()
+    return _digest([kind, parts])
 
 
 def _made(folder: Path, kind: str, what: str, make: Make, *, kept: bool) -> Entry:
+    """What a step gave. Its OSErrors pass as they are, unless they are about the folder or a full disk."""
     started = time.monotonic()
-    value = dict(make(folder))
-    files = {file.relative_to(folder).as_posix(): file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    size = sum((folder / name).stat().st_size for name in files)
+    try:
+        value = dict(make(folder))
+    except OSError as error:
+        named = [name for name in (error.filename, error.filename2) if name is not None]
+        if not (any(_below(name, folder) for name in named) if named else error.errno in _FULL):
+            raise
+        with _writing(folder.parents[1]):
+            raise
+    with _writing(folder.parents[1]):
+        files = {file.relative_to(folder).as_posix(): file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        size = sum((folder / name).stat().st_size for name in files)
     return Entry(folder, kind, what, value, time.monotonic() - started, files, size, reused=False, kept=kept)
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in Entry.__slots__}
+def _below(name: Any, folder: Path) -> bool:
+    return isinstance(name, (str, Path)) and Path(name).is_relative_to(folder)
+
+
+_FIELDS = ("kind", "what", "value", "seconds", "files", "size_bytes")
 
 
 def _write_record(entry: Entry, parts: Mapping[str, Any]) -> None:
-    record = {name: getattr(entry, name) for name in ("kind", "what", "value", "seconds", "files", "size_bytes")}
-    text = json.dumps({"schema": 1, **record, "parts": parts}, indent=1)
+    record = {"schema": SCHEMA, **{name: getattr(entry, name) for name in _FIELDS}, "parts": parts}
+    text = json.dumps({**record, "sha256": _digest(record)}, indent=1)
     (entry.folder / RECORD).write_text(text, encoding="utf-8")
 
 
 def _read(folder: Path) -> Entry | None:
+    """The entry of a folder as its record tells it; None if there is no record, or not the one that was written."""
     try:
-        data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        names = ("kind", "what", "value", "seconds", "files", "size_bytes")
-        return Entry(folder, **{name: data[name] for name in names})
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record.pop("sha256") != _digest(record) or _key(record["kind"], record["parts"]) != folder.name:
+            return None
+        return Entry(folder, **{name: record[name] for name in _FIELDS}) if record["schema"] == SCHEMA else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _digest(value: Any) -> str:
+    """Digest of a JSON value, the same for what is to be written and for what is read back."""
+    plain = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _is(file: Path, digest: str) -> bool:
@@ -298,8 +386,32 @@ def _used(folder: Path) -> float:
         return 0.0
 
 
+def _names_in(folder: Path) -> list[str]:
+    """Names in a folder; none if it cannot be listed."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of all files below a folder; what another process removes meanwhile is left out."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(root) / name).lstat().st_size
+    return total
+
+
+_holders: dict[Path, int] = {}
+"""The threads of this process that hold a lock for themselves alone, by lock file."""
+
+
 @contextmanager
-def _lock(path: Path, *, what: str, shared: bool = False, wait: bool = True) -> Iterator[None]:
+def _lock(
+    path: Path, *, what: str = "", shared: bool = False, wait: bool = True, stop: threading.Event | None = None
+) -> Iterator[None]:
     """Hold a lock file that names this process; the system lets go of it when the process dies, however it dies.
 
     Args:
@@ -307,33 +419,66 @@ def _lock(path: Path, *, what: str, shared: bool = False, wait: bool = True) -> 
         what: told once while waiting for another process.
         shared: let others hold it too, who also share it.
         wait: False refuses at once.
+        stop: ends the waiting when it is set.
 
     Raises:
-        UsageError: it is held by another process and `wait` is False.
+        UsageError: it is held by another process and `wait` is False, or by this thread.
+        EdgewrightError: `stop` was set.
+        ArtifactError: the file cannot be made or locked.
     """
-    told = False
-    while True:
-        handle = path.open("a+")
-        if _try_lock(handle, shared) and _same(handle, path):
-            break
-        holder = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
-        handle.close()
+    began, told = time.monotonic(), False
+    while (handle := _try_lock(path, shared)) is None:
+        if _holders.get(path.resolve()) == threading.get_ident():
+            raise UsageError(f"{what} by this very thread: it waits for itself", hint="a step must not ask for its own result")
         if not wait:
-            raise UsageError(f"the cache is in use by another process{f' ({holder})' if holder else ''}", hint="try again later")
-        if not told and what:
-            log.warning("%s%s: waiting for it", what, f", process {holder}" if holder else "")
+            raise UsageError(f"the cache is in use{_by(path)}", hint="try again when that is done")
+        if not told and time.monotonic() - began > 1:
+            log.warning("%s%s: waiting for it", what, _by(path))
             told = True
-        time.sleep(0.1)
+        if stop is None:
+            time.sleep(0.1)
+        elif stop.wait(0.1):
+            raise EdgewrightError(f"{what}{_by(path)}: waiting for it was given up")
     with handle:
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        yield
-        if not shared:
-            path.unlink(missing_ok=True)
+        if shared:
+            _sign(handle, [*_signed(path), os.getpid()])
+        else:
+            _sign(handle, [os.getpid()])
+            _holders[path.resolve()] = threading.get_ident()
+        try:
+            yield
+        finally:
+            if shared:
+                others = _signed(path)
+                with suppress(ValueError):
+                    others.remove(os.getpid())
+                _sign(handle, others)
+            else:
+                del _holders[path.resolve()]
+                with suppress(OSError):
+                    path.unlink()
 
 
-def _try_lock(handle: IO[str], shared: bool) -> bool:
+def _try_lock(path: Path, shared: bool) -> IO[str] | None:
+    """The file, opened and locked; None if another holds it, or if its last holder has just removed it."""
+    with _writing(path.parents[1]), ExitStack() as stack:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = stack.enter_context(path.open("a+", encoding="ascii"))
+        if _system_lock(handle, shared) and _same(handle, path):
+            stack.pop_all()
+            return handle
+    return None
+
+
+def _same(handle: IO[str], path: Path) -> bool:
+    """Whether the file that was locked is still the one of that name: its last holder may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _system_lock(handle: IO[str], shared: bool) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows: byte-range locks, always exclusive; sharing is given up
@@ -353,9 +498,26 @@ def _try_lock(handle: IO[str], shared: bool) -> bool:
     return True
 
 
-def _same(handle: IO[str], path: Path) -> bool:
-    """Whether the file that was locked is still the one of that name: its last holder may have removed it."""
+def _sign(handle: IO[str], processes: list[int]) -> None:
+    """Write into a lock file who holds it; only messages tell of it, so a full disk is no matter."""
+    with suppress(OSError):
+        os.ftruncate(handle.fileno(), 0)
+        os.write(handle.fileno(), "".join(f"{process}\n" for process in processes).encode())
+
+
+def _signed(path: Path) -> list[int]:
+    """The living processes that have signed a lock file, one as often as it holds it."""
     try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+        numbers = path.read_text(encoding="ascii", errors="replace").split()
     except OSError:
-        return False
+        return []
+    return [int(number) for number in numbers if number.isdecimal() and len(number) < 10 and _lives(int(number))]
+
+
+def _by(path: Path) -> str:
+    """Who holds a lock, in words."""
+    signed = dict.fromkeys(_signed(path))
+    others = [str(process) for process in signed if process != os.getpid()]
+    if others:
+        return f" by process {' and '.join(others)}"
+    return " by this process" if signed else ""

@@ -51,7 +51,7 @@ MetricOption = Annotated[
     str | None, typer.Option("--metric", help="Primary metric, for example f1_macro.  [default: the task's]")
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="k of the top-k accuracy.  [default: 3 or 5 by the classes]")]
-Threshold = Annotated[float | None, typer.Option("--threshold", help="Score from which on a binary decision is positive.")]
+Threshold = Annotated[float | None, typer.Option("--threshold", help="Score above which a binary decision is positive.")]
 
 
 CacheFolder = Annotated[

@@ -29,7 +29,7 @@ class Judging:
         task: "classification", "multilabel", "regression" or "anomaly"; None finds it out from labels and outputs.
         metric: name of the primary metric; None takes the task's own.
         top_k: k of the top-k accuracy; None chooses by the number of classes.
-        threshold: score from which on a binary decision is positive; None finds it out.
+        threshold: score above which a binary decision is positive; None finds it out.
         seed: of the resampling that the intervals are made with.
     """
 
@@ -89,7 +89,7 @@ def evaluate(
     given = data if isinstance(data, Data) else Data(data)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         work = Path(folder)
-        spec = _spec(given, paths, trust, limits, work)
+        spec, labels = _spec(given, paths, trust, limits, work)
         # The children are closed before the pool waits for its threads: a failure on one side ends the other's work.
         with ThreadPoolExecutor(2) as pool, Worker(limits) as first, Worker(limits) as second:
             jobs = [
@@ -107,7 +107,8 @@ def evaluate(
                 for index, (path, child) in enumerate(zip(paths, (first, second), strict=False))
             ]
             hows = [job.result() for job in jobs]
-            found = judge(first, spec, [(work / f"{index}.npz", how) for index, how in enumerate(hows)], judging)
+            sides = [(work / f"{index}.npz", how) for index, how in enumerate(hows)]
+            found = judge(first, spec, sides, judging, labels)
     metrics = tuple(Metric.from_json(metric) for metric in found["metrics"])
     failures = broken_budgets(metrics, found["primary"], max_drop, paths[0].name)
     model: dict[str, Any] = {
@@ -137,7 +138,13 @@ def evaluate(
     )
 
 
-def judge(child: Worker, spec: SamplesSpec, sides: list[tuple[Path, dict[str, Any]]], judging: Judging) -> dict[str, Any]:
+def judge(
+    child: Worker,
+    spec: SamplesSpec,
+    sides: list[tuple[Path, dict[str, Any]]],
+    judging: Judging,
+    labels: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """Compare stored outputs with the labels, and with the original's outputs if there are any.
 
     Args:
@@ -145,6 +152,8 @@ def judge(child: Worker, spec: SamplesSpec, sides: list[tuple[Path, dict[str, An
         spec: the samples.
         sides: the .npz and what `verification.store_outputs` returned, of the file and, second, of the original.
         judging: how.
+        labels: names of the model's classes in the order of its outputs, if they are known; those of the data are matched
+            to them.
 
     Returns:
         See `benchmarks.evaluation.evaluate_outputs`.
@@ -160,6 +169,7 @@ def judge(child: Worker, spec: SamplesSpec, sides: list[tuple[Path, dict[str, An
             inputs=sides[0][1]["inputs"],
             outputs=sides[0][1]["outputs"],
             reference_outputs=how.get("outputs"),
+            class_names=list(labels) or None,
             **judging.to_json(),
         )
     )
@@ -198,10 +208,13 @@ def _check_limit(max_drop: float | None) -> None:
         raise UsageError(f"--max-drop is {max_drop}, it must be 0 or more points", hint="write for example --max-drop 1.0")
 
 
-def _spec(data: Data, paths: list[Path], trust: Trust, limits: Limits, work: Path) -> SamplesSpec:
-    """The data as both models open them: with the preprocessing that they were saved with, unless they come with their own."""
+def _spec(data: Data, paths: list[Path], trust: Trust, limits: Limits, work: Path) -> tuple[SamplesSpec, tuple[str, ...]]:
+    """The data as both models open them, and the names of the models' classes.
+
+    Data have the preprocessing that the models were saved with, unless they come with their own.
+    """
     known = [described(path, trust, limits) for path in paths if tells(path)]
     completed = data.completed(one_preprocessing(known) if not data.preprocess else ModelMeta())
     needed = completed.preprocess or isinstance(completed.source, Mapping)
     inputs = (known[0] if known else described(paths[0], trust, limits)).inputs if needed else ()
-    return completed.spec(inputs, work)
+    return completed.spec(inputs, work), next((model.meta.labels for model in known if model.meta.labels), ())

@@ -289,6 +289,7 @@ class Run:
                 data.spec,
                 [(entry.folder / "outputs.npz", dict(entry.value["how"])) for entry in sides],
                 self.settings.judging,
+                self.known.meta.labels if self.known else (),
             ),
         )
         return entry.value

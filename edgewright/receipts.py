@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -46,8 +46,7 @@ def receipt(step: str, before: ModelInfo, after: ModelInfo, made: Artifact, clai
         claims: of this step and of those before it.
     """
     tensors = match_tensors(before, after)
-    kernels = [weight for weight in after.weights if is_kernel(weight)]
-    promises = tuple(_checked(claimed, tensors, kernels, made) for claimed in claims)
+    promises = tuple(_checked(claimed, step, tensors, before, after, made) for claimed in claims)
     return Receipt(step, promises, tensors, size_metrics(after))
 
 
@@ -71,32 +70,44 @@ def size_metrics(info: ModelInfo) -> tuple[Metric, ...]:
 
 def is_kernel(weight: WeightInfo) -> bool:
     """Whether a tensor is the kernel of a convolution or dense layer: it has output channels of several values each."""
-    return weight.channel_axis is not None and len(_sizes(weight)) > 1
+    return weight.channel_axis is not None and math.prod(weight.shape) > weight.shape[weight.channel_axis]
 
 
 def match_tensors(before: ModelInfo, after: ModelInfo) -> tuple[TensorReceipt, ...]:
     """Every tensor of two models, side by side.
 
     Formats name and lay out tensors differently, and folding a BatchNorm names the kernel after it. So tensors of the same
-    sizes (ones left out, in any order) are one group, and within a group the n-th of one model is the n-th of the other:
-    readers list tensors of a size in the order in which the model uses them. Kernels and other tensors are kept apart.
+    sizes (ones left out, in any order) are one group; within a group those of the same name belong together, and of the
+    others the n-th of one model is the n-th of the other: readers list tensors of a size in the order in which the model
+    uses them. Kernels and other tensors are kept apart, but for tables that only one of the readers takes for a kernel.
     """
-    groups: dict[tuple[bool, tuple[int, ...]], list[WeightInfo]] = defaultdict(list)
-    for weight in after.weights:
-        groups[_group(weight)].append(weight)
-    rows = []
-    for old in before.weights:
-        group = groups[_group(old)]
-        same = next((weight for weight in group if weight.name == old.name), group[0] if group else None)
-        if same is not None:
-            group.remove(same)
-        rows.append(_row(old, same))
-    rows += [_row(None, new) for group in groups.values() for new in group]
+    partners: dict[int, WeightInfo] = {}
+    free = list(after.weights)
+    for key in (_named, _group, _table):
+        waiting: dict[object, deque[WeightInfo]] = defaultdict(deque)
+        for weight in free:
+            waiting[key(weight)].append(weight)
+        for index, old in enumerate(before.weights):
+            if index not in partners and key(old) and waiting[key(old)]:
+                partners[index] = waiting[key(old)].popleft()
+        taken = {id(weight) for weight in partners.values()}
+        free = [weight for weight in free if id(weight) not in taken]
+    rows = [_row(old, partners.get(index)) for index, old in enumerate(before.weights)] + [_row(None, new) for new in free]
     return tuple(sorted(rows, key=lambda row: -math.prod(row.shape_now or row.shape)))
+
+
+def _named(weight: WeightInfo) -> object:
+    return (weight.name, *_group(weight))
 
 
 def _group(weight: WeightInfo) -> tuple[bool, tuple[int, ...]]:
     return is_kernel(weight), _sizes(weight)
+
+
+def _table(weight: WeightInfo) -> object:
+    """Sizes of what may be a table; empty if it is none."""
+    sizes = _sizes(weight)
+    return sizes if len(sizes) > 1 else ()
 
 
 def _sizes(weight: WeightInfo) -> tuple[int, ...]:
@@ -141,65 +152,80 @@ def _lost(old: WeightInfo, new: WeightInfo | None) -> str:
 
 def _clusters(weight: WeightInfo) -> int:
     """Different values as clusters count: of one output channel where each channel has a scale of its own."""
-    return weight.unique_per_channel if weight.bits <= 8 and weight.channel_axis is not None else weight.unique
+    return weight.unique_per_channel if weight.bits <= 8 else weight.unique
 
 
-def _checked(claimed: Claimed, tensors: Sequence[TensorReceipt], kernels: Sequence[WeightInfo], made: Artifact) -> Promise:
+def _checked(
+    claimed: Claimed, step: str, tensors: Sequence[TensorReceipt], before: ModelInfo, after: ModelInfo, made: Artifact
+) -> Promise:
     """One claim beside its fact."""
     claim = claimed.claim
     if claim.quantity == "bits":
-        return _bits(claimed.step, float(claim.value), kernels)
+        return _bits(claimed.step, float(claim.value), before, after)
     if claim.quantity == "io":
         return _io(claimed.step, str(claim.value), made)
     if claim.quantity == "float_ops":
         return _float_ops(claimed.step, float(claim.value), made)
-    named = [row for row in tensors if row.bits is not None and fnmatchcase(row.name, claim.tensors)]
-    return (_zeros if claim.quantity == "sparsity" else _unique)(claimed, float(claim.value), named, kernels)
+    own = claimed.step == step  # names are those of the model that the claim's step gave: later ones may have renamed tensors
+    names = [(row, row.name_now if own else row.name) for row in tensors]
+    rows = [(name, row) for row, name in names if name and fnmatchcase(name, claim.tensors)]
+    if not rows:
+        what = _TITLES[claim.quantity]
+        why = f"no tensor is called {claim.tensors}"
+        return Promise(claimed.step, what, f"in tensors called {claim.tensors}", "no such tensor", False, why)
+    return (_zeros if claim.quantity == "sparsity" else _unique)(claimed, float(claim.value), rows)
 
 
-def _bits(step: str, bits: float, kernels: Sequence[WeightInfo]) -> Promise:
+_TITLES = {"sparsity": "zeros in the weights", "unique": "different values of the weights"}
+
+
+def _bits(step: str, bits: float, before: ModelInfo, after: ModelInfo) -> Promise:
+    kernels = [weight for weight in after.weights if is_kernel(weight)]
     found = Counter(weight.bits for weight in kernels)
     text = ", ".join(f"{size} bits in {count} of {len(kernels)}" for size, count in sorted(found.items())) or "no kernels"
     wide = [weight.name for weight in kernels if weight.bits > bits]
-    why = f"wider: {', '.join(wide[:3])}" + (f" and {len(wide) - 3} more" if len(wide) > 3 else "") if wide else ""
-    return Promise(step, "stored width of the kernels", f"{bits:g} bits in {len(kernels)} of {len(kernels)}", text, not wide, why)
+    gone = not kernels and any(is_kernel(weight) for weight in before.weights)
+    why = _some("wider", wide) or ("the model before had kernels" if gone else "")
+    promised = f"{bits:g} bits in {len(kernels)} of {len(kernels)}" if kernels else f"{bits:g} bits"
+    return Promise(step, "stored width of the kernels", promised, text, not wide and not gone, why)
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    """The first three of some names; empty if there are none."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what}: {', '.join(names[:3])}{more}" if names else ""
 
 
 def _io(step: str, dtype: str, made: Artifact) -> Promise:
     """Inputs and outputs that were real numbers; token ids and the like keep their own dtype."""
     real = [spec for spec in (*made.inputs, *made.outputs) if spec.quantized or spec.dtype.startswith("float")]
-    found = ", ".join(f"{dtype} {name}" for name, dtype in ((spec.name, spec.dtype) for spec in real)) or "no real numbers"
+    found = ", ".join(f"{spec.dtype} {spec.name}" for spec in real) or "no real numbers"
     return Promise(step, "inputs and outputs", dtype, found, all(spec.dtype == dtype for spec in real))
 
 
 def _float_ops(step: str, most: float, made: Artifact) -> Promise:
-    ops = list(made.meta.extra.get("float_ops", ()))
+    what, promised = "ops that compute in float", f"{most:g}"
+    if "float_ops" not in made.meta.extra:
+        return Promise(step, what, promised, "not known", False, "the step did not tell which ops compute in float")
+    ops = list(made.meta.extra["float_ops"])
     names = Counter(f"{op} in '{layer or tensor}'" for op, tensor, layer in ops)
     found = f"{len(ops)}" + (f": {', '.join(list(names)[:3])}" + (" ..." if len(names) > 3 else "") if ops else "")
-    return Promise(step, "ops that compute in float", f"{most:g}", found, len(ops) <= most)
+    return Promise(step, what, promised, found, len(ops) <= most)
 
 
-def _zeros(claimed: Claimed, share: float, rows: Sequence[TensorReceipt], _: Sequence[WeightInfo]) -> Promise:
-    below = [row for row in rows if row.sparsity_now is None or row.sparsity_now < share - 0.005]
-    least = min((row.sparsity_now or 0.0 for row in rows), default=0.0)
-    found = (
-        f"{least:.1%} or more in {len(rows)}"
-        if not below
-        else f"{len(rows) - len(below)} of {len(rows)} tensors, least {least:.1%}"
-    )
-    why = f"below: {', '.join(row.name for row in below[:3])}" if below else ""
-    promised = f"{share:.1%} or more in {len(rows)} tensors"
-    return Promise(claimed.step, "zeros in the weights", promised, found, bool(rows) and not below, why)
+def _zeros(claimed: Claimed, share: float, rows: Sequence[tuple[str, TensorReceipt]]) -> Promise:
+    shares = [(name, row.sparsity_now or 0.0) for name, row in rows]
+    below = [name for name, found in shares if found < share - 0.005]
+    least, total = min(found for _, found in shares), len(rows)
+    text = f"{total - len(below)} of {total} tensors, least {least:.1%}" if below else f"{least:.1%} or more in {total}"
+    promised = f"{share:.1%} or more in {total} tensors"
+    return Promise(claimed.step, _TITLES["sparsity"], promised, text, not below, _some("below", below))
 
 
-def _unique(claimed: Claimed, most: float, rows: Sequence[TensorReceipt], kernels: Sequence[WeightInfo]) -> Promise:
-    now = {weight.name: _clusters(weight) for weight in kernels}
-    counts = {row.name: now.get(row.name_now) for row in rows}
-    above = [name for name, count in counts.items() if count is None or count > most]
-    largest = max((count or 0 for count in counts.values()), default=0)
-    found = (
-        f"{largest} or fewer in {len(rows)}" if not above else f"{len(rows) - len(above)} of {len(rows)} tensors, most {largest}"
-    )
-    why = f"above: {', '.join(above[:3])}" if above else ""
-    promised = f"{most:g} or fewer in {len(rows)} tensors"
-    return Promise(claimed.step, "different values of the weights", promised, found, bool(rows) and not above, why)
+def _unique(claimed: Claimed, most: float, rows: Sequence[tuple[str, TensorReceipt]]) -> Promise:
+    counts = [(name, row.unique_per_channel_now if (row.bits_now or 0) <= 8 else row.unique_now) for name, row in rows]
+    above = [name for name, found in counts if found is None or found > most]
+    largest, total = max(found or 0 for _, found in counts), len(rows)
+    text = f"{total - len(above)} of {total} tensors, most {largest}" if above else f"{largest} or fewer in {total}"
+    promised = f"{most:g} or fewer in {total} tensors"
+    return Promise(claimed.step, _TITLES["unique"], promised, text, not above, _some("above", above))

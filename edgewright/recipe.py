@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -116,14 +117,14 @@ def find_recipe(name: str) -> Recipe:
         file = _shipped().joinpath(f"{name}.toml")
         return parse_recipe(name, file.read_text(encoding="utf-8"), f"{name}.toml")
     path = Path(name)
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not os.path.lexists(path):
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
             f"there is no recipe '{name}'", hint=f"{hint}known: {', '.join(recipe_names())}; or name a .toml file of your own"
         )
     try:
-        return parse_recipe(path.stem, path.read_text(encoding="utf-8"), str(path))
+        return parse_recipe(path.stem, path.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise UsageError(f"the recipe {path} cannot be read: {error.strerror}", hint="check the path") from error
     except UnicodeDecodeError as error:
@@ -146,14 +147,20 @@ def parse_recipe(name: str, text: str, source: str) -> Recipe:
         near = difflib.get_close_matches(unknown[0], _KEYS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"{source} has '{unknown[0]}', which recipes do not have", hint=f"{hint}known: {', '.join(_KEYS)}")
-    if data.get("schema", SCHEMA) != SCHEMA:
+    schema = data.get("schema", SCHEMA)
+    if type(schema) is not int or schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
         raise UsageError(
-            f"{source} is written in schema {data['schema']}, this Edgewright reads schema {SCHEMA}", hint="upgrade Edgewright"
+            f"{source} is written in schema {schema!r}, this Edgewright reads schema {SCHEMA}",
+            hint="upgrade Edgewright" if newer else f"write schema = {SCHEMA}",
         )
     for key, kind in (("title", str), ("about", str), ("to", list), ("steps", list)):
         if key in data and not isinstance(data[key], kind):
-            raise UsageError(f"{source}: '{key}' is {data[key]!r}, a {_WORDS[kind]} is expected")
-    steps = [_step(item, number, source, name) for number, item in enumerate(data.get("steps", []), 1)]
+            word, example = _WORDS[key]
+            raise UsageError(f"{source}: '{key}' is {data[key]!r}, {word} is expected", hint=f"write for example {example}")
+    if not data.get("steps"):
+        raise UsageError(f"{source} has no steps, at least one is expected", hint=_EXAMPLE)
+    steps = [_step(item, number, source, name) for number, item in enumerate(data["steps"], 1)]
     ends = [steps.pop() for name in (EXPORT, LOWER) if steps and steps[-1].name == name]
     for number, step in enumerate(steps, 1):
         if step.name in {EXPORT, LOWER}:
@@ -165,21 +172,37 @@ def parse_recipe(name: str, text: str, source: str) -> Recipe:
     steps += [named.get(name, StepSpec(name)) for name in (LOWER, EXPORT)]
     to = data.get("to", [])
     if not all(isinstance(item, str) for item in to):
-        raise UsageError(f"{source}: 'to' is {to!r}, a list of targets is expected", hint='write for example to = ["tflite"]')
-    return Recipe(name, data.get("title", name), data.get("about", "").strip(), tuple(steps), tuple(to), source, text)
+        word, example = _WORDS["to"]
+        raise UsageError(f"{source}: 'to' is {to!r}, {word} is expected", hint=f"write for example {example}")
+    targets = tuple(dict.fromkeys(to))
+    return Recipe(name, data.get("title", name), data.get("about", "").strip(), tuple(steps), targets, source, text)
 
 
-_WORDS = {str: "text", list: "list"}
+_EXAMPLE = 'write [[steps]] and below it step = "export"'
+
+_WORDS = {
+    "title": ("a text", 'title = "8-bit integers"'),
+    "about": ("a text", 'about = "Small and fast."'),
+    "to": ("a list of targets", 'to = ["tflite"]'),
+    "steps": ("a list of steps", _EXAMPLE.removeprefix("write ")),
+}
 
 
 def _step(item: Any, number: int, source: str, recipe: str) -> StepSpec:
     where = f"{source}: step {number}"
-    if not isinstance(item, dict) or not isinstance(item.get("step"), str):
-        raise UsageError(f"{where} has no name", hint='write [[steps]] and below it step = "export"')
+    if not isinstance(item, dict):
+        raise UsageError(f"{where} is {item!r}, a table is expected", hint=_EXAMPLE)
+    if "step" not in item:
+        raise UsageError(f"{where} has no name, only {', '.join(item) or 'an empty table'}", hint=_EXAMPLE)
+    if not isinstance(item["step"], str):
+        raise UsageError(f"{where}: 'step' is {item['step']!r}, a step's name is expected", hint=_EXAMPLE)
     options = {key: value for key, value in item.items() if key != "step"}
     for key, value in options.items():
         if not _plain(value):
-            raise UsageError(f"{where}: option '{key}' is {value!r}, which no option can be", hint="texts, numbers, true, lists")
+            raise UsageError(
+                f"{where}: option '{key}' is {value!r}, which no option can be",
+                hint="options are texts, numbers, true or false, and lists of these",
+            )
     return StepSpec(item["step"], options, dict.fromkeys(options, recipe))
 
 
@@ -201,22 +224,24 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        step, dot, option = (part.strip() for part in key.partition("."))
-        if not (equals and dot and _NAME.fullmatch(step) and _NAME.fullmatch(option.replace("-", "_"))):
+        step, dot, option = (part.strip().replace("-", "_") for part in key.partition("."))
+        if not (equals and dot and _NAME.fullmatch(step) and _NAME.fullmatch(option)):
             raise UsageError(f"-O {text} is not of the form step.option=value", hint="for example -O export.io=int8")
-        option = option.replace("-", "_")
+        parsed = _value(value.strip())
         if option in found.setdefault(step, {}):
-            raise UsageError(f"-O sets {step}.{option} twice, to {found[step][option]!r} and to {value}", hint="give it once")
-        found[step][option] = _value(value.strip())
+            raise UsageError(f"-O sets {step}.{option} twice, to {found[step][option]!r} and to {parsed!r}", hint="give it once")
+        found[step][option] = parsed
     return found
 
 
 def _value(text: str) -> Any:
+    """A text as the one TOML value that it is, else itself; in brackets, since a comment or a second line would pass without."""
     try:
-        value = _toml(f"value = {text}", "")["value"]
+        data = _toml(f"value = [{text}]", "")
     except UsageError:
         return text
-    return value if _plain(value) else text
+    single = list(data) == ["value"] and len(data["value"]) == 1 and not text.endswith(",")
+    return data["value"][0] if single and _plain(data["value"]) else text
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Mapping[str, Any]]) -> Recipe:
@@ -240,5 +265,5 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         return dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML itself, or of a number or nesting that Python refuses
         raise UsageError(f"{source} is no valid TOML: {error}", hint="see 'edgewright recipes int8' for a whole one") from error

@@ -30,9 +30,9 @@ from pathlib import Path
 
 from models import CASES, SAMPLES, Case
 
+from edgewright.conversion import convert
 from edgewright.converters.writers import PRECISIONS
 from edgewright.errors import UnsupportedError
-from edgewright.conversion import convert
 from edgewright.verification import verify
 from edgewright.worker import Limits
 

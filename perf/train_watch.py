@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import io
 import os
 import time
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,24 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
+from training import (
+    DEMO_DATA,
+    Floats,
+    Ints,
+    calibration,
+    features,
+    finish,
+    guesses,
+    parameters,
+    rotations,
+    save_labels,
+    save_model,
+    save_sets,
+)
 
 WINDOW, STRIDE, CHANNELS = 100, 50, 6
 TRAIN_SUBJECTS, VALID_SUBJECTS, TEST_SUBJECTS = (1, 2, 3, 4, 5, 6), (7,), (8, 9, 10)
-CALIBRATION_WINDOWS = 400
-OUT = Path(__file__).resolve().parent.parent / "edgewright" / "demo_data"
+OUT = DEMO_DATA
 
 
 @dataclass(frozen=True)
@@ -104,16 +112,6 @@ def load(path: Path) -> Recordings:
     )
 
 
-def rotations(rng: np.random.Generator, count: int, degrees: float) -> Floats:
-    """Draw rotation matrices (count, 3, 3) whose rotation vectors are normal with this deviation about each axis."""
-    vector = rng.normal(0.0, np.deg2rad(degrees), (count, 3))
-    angle = np.linalg.norm(vector, axis=1)[:, None, None] + 1e-9
-    x, y, z = vector.T / angle[:, 0, 0]
-    zero = np.zeros(count)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(count, 3, 3)
-    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross, np.float32)
-
-
 class Augmented(keras.utils.PyDataset):
     """Fresh random windows each epoch: any offset and tempo, a watch worn a little askew, either wrist, some noise."""
 
@@ -171,12 +169,6 @@ def build(labels: int, recipe: Recipe) -> keras.Model:
     return keras.Model(imu, exercise, name="watch")
 
 
-def finish(model: keras.Model) -> None:
-    """Compile plainly, so that whoever loads the model can evaluate or fine-tune it at once."""
-    adam = keras.optimizers.Adam(1e-3)
-    model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
-
-
 def train(recordings: Recordings, recipe: Recipe, seed: int) -> keras.Model:
     """Train on these recordings for the recipe's fixed number of epochs, the rate falling along a cosine to nothing."""
     keras.utils.clear_session()
@@ -196,11 +188,6 @@ def train(recordings: Recordings, recipe: Recipe, seed: int) -> keras.Model:
     return model
 
 
-def guesses(model: keras.Model, imu: Floats) -> Ints:
-    """Return the class the model finds likeliest for each window."""
-    return np.asarray(model.predict(imu, batch_size=512, verbose=0).argmax(axis=1), np.int32)
-
-
 def cross_validate(data: Recordings, recipe: Recipe, seed: int) -> None:
     """Leave out each of subjects 1-7 in turn and print how well it is recognised; the test subjects are not touched."""
     pool, scores = TRAIN_SUBJECTS + VALID_SUBJECTS, []
@@ -212,14 +199,6 @@ def cross_validate(data: Recordings, recipe: Recipe, seed: int) -> None:
     print(f"mean                {np.mean(scores):.4f}")
 
 
-def features(imu: Floats) -> Floats:
-    """Summarise windows for the forest: mean, deviation, extremes, quartiles and mean step of each channel."""
-    quartiles = np.quantile(imu, [0.25, 0.5, 0.75], axis=1)
-    steps = np.abs(np.diff(imu, axis=1)).mean(axis=1)
-    parts = [imu.mean(axis=1), imu.std(axis=1), imu.min(axis=1), imu.max(axis=1), *quartiles, steps]
-    return np.concatenate(parts, axis=1).astype(np.float32)
-
-
 def forest(train_set: dict[str, npt.NDArray[Any]], imu: Floats, seed: int) -> Ints:
     """Fit a random forest on the summaries of the training windows and classify others: the bar to clear."""
     from sklearn.ensemble import RandomForestClassifier
@@ -229,49 +208,18 @@ def forest(train_set: dict[str, npt.NDArray[Any]], imu: Floats, seed: int) -> In
     return np.asarray(model.predict(features(imu)), np.int32)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """Return the bytes of a compressed .npz, the same for the same arrays: no clock, no pickles."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            archive.writestr(entry, member.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
-    return buffer.getvalue()
-
-
 def save(out: Path, model: keras.Model, data: Recordings, seed: int) -> None:
     """Write the model, its labels and the four sets of windows."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f".part-{os.getpid()}.keras"
-    try:
-        model.save(part)
-        part.replace(out / "watch.keras")
-    finally:
-        part.unlink(missing_ok=True)
+    save_model(out / "watch.keras", model)
     train_set = data.of(TRAIN_SUBJECTS).windows()
-    drawn = np.sort(np.random.default_rng(seed).choice(len(train_set["y"]), CALIBRATION_WINDOWS, replace=False))
     sets = {
-        "calib": {name: train_set[name][drawn] for name in ("imu", "y")},
+        "calib": calibration(train_set, seed, ("imu", "y")),
         "train": train_set,
         "valid": data.of(VALID_SUBJECTS).windows(),
         "test": data.of(TEST_SUBJECTS).windows(),
     }
-    for name, arrays in sets.items():
-        replace_file(out / f"watch_{name}.npz", npz(arrays))
-    replace_file(out / "labels.txt", "".join(f"{label}\n" for label in data.labels).encode())
+    save_sets(out, "watch", sets)
+    save_labels(out, data.labels)
 
 
 def macro_f1(truth: Ints, guess: Ints, labels: int) -> float:
@@ -280,11 +228,6 @@ def macro_f1(truth: Ints, guess: Ints, labels: int) -> float:
     both = ((truth == classes) & (guess == classes)).sum(axis=1)
     either = (truth == classes).sum(axis=1) + (guess == classes).sum(axis=1)
     return float(np.mean(2 * both / np.maximum(either, 1)))
-
-
-def parameters(model: keras.Model) -> int:
-    """Return the number of trained parameters, as `edgewright inspect` counts them: without BatchNorm statistics."""
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
 def report(model: keras.Model, data: Recordings, recipe: Recipe, seed: int) -> None:

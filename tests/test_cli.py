@@ -259,7 +259,7 @@ def test_json_may_be_asked_for_in_a_file_or_the_environment(here, models, monkey
     [
         ("[verify\n", ("edgewright.toml is no valid TOML", "line 1")),
         ("min_sqnr = 3\n", ("'min_sqnr' stands outside a section", "[convert]")),
-        ("[verifi]\nexact = true\n", ("no verb for section [verifi]", "compress, convert, verify, evaluate, bench, inspect, recipes, cache, demo")),
+        ("[verifi]\nexact = true\n", ("no verb for section [verifi]", "compress, convert, verify, evaluate, bench")),
         ("[verify]\nmin-sqrn = 3\n", ("[verify] has 'min-sqrn'", "did you mean min-sqnr?", "exact", "memory-limit")),
         ("[verify]\nmin-sqnr = 'loud'\n", ("--min-sqnr", "the value stands in edgewright.toml")),
         ("[verify]\nengine = 'litrt'\n", ("litrt", "edgewright.toml")),
@@ -392,11 +392,13 @@ def slow_samples(place):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for children in /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("verb", ["convert", "verify"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "verify"])
 def test_interruption_leaves_nothing(slow_samples, models, verb, number, code):
     temporary = slow_samples / "temporary"
     temporary.mkdir()
+    data = ("-s", "slow_samples:slow")
     arguments = {
+        "compress": ("compress", models / "one.tflite", "-o", "out/m", "--to", "tflite", *data, "--cache", "cached", "--json"),
         "convert": ("convert", models / "one.tflite", "-o", "out/m", "-p", "int8", "-s", "slow_samples:slow", "--json"),
         "verify": ("verify", models / "one.tflite", "-a", models / "one.onnx", "-s", "slow_samples:slow", "--json"),
     }[verb]

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from edgewright.demo import FILES, VARIANTS, run_demo
 from edgewright.conversion import Data
+from edgewright.demo import FILES, VARIANTS, run_demo
 
 PARTS = ("train", "valid", "calib", "test")
 

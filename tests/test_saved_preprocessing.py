@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgewright.errors import UsageError
 from edgewright.conversion import Data, convert
+from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 from edgewright.samples import open_samples
 from edgewright.testing import plus_one_tflite

@@ -8,8 +8,8 @@ import pytest
 
 from edgewright import testing
 from edgewright.artifact import Artifact, ModelMeta, TensorSpec
-from edgewright.errors import EdgewrightError, SamplesError, ShapeError, UsageError, VerificationError
 from edgewright.conversion import Data
+from edgewright.errors import EdgewrightError, SamplesError, ShapeError, UsageError, VerificationError
 from edgewright.preprocess import Preprocess
 from edgewright.report import Metric
 from edgewright.verification import check, require, verify

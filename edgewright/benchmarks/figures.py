@@ -102,7 +102,7 @@ def number_in(value: float, unit: str, *, signed: bool = False) -> str:
         return "NaN"
     if math.isinf(value):
         return "-∞" if value < 0 else "+∞" if signed else "∞"
-    text = _digits(value, unit)
+    text = _digits(value, unit) if abs(value) < 1e15 else f"{value:.3e}"
     if text.lstrip("-").strip("0.,") == "":
         return text.lstrip("-")
     return f"+{text}" if signed and value > 0 else text

@@ -327,11 +327,14 @@ def test_interval_of_too_few_resamples_is_left_out():
 
 
 def test_interval_holds_its_figure():
-    """Means over classes of few samples each, few of them right, are lower in nearly all resamples than in the data."""
-    rng, labels = np.random.default_rng(0), np.arange(1000) // 5
-    decided = np.where(rng.random(1000) < 0.1, labels, rng.integers(0, 200, 1000))
-    (found,) = task_metrics(Scored.of("classification", labels, np.eye(200)[decided]), names=["f1_macro"])
+    """Means over classes of two samples each are lower in nearly all resamples than in the data."""
+    rng, labels = np.random.default_rng(0), np.arange(1000) // 2
+    decided = np.where(rng.random(1000) < 0.5, labels, rng.integers(0, 500, 1000))
+    original, perfect = (Scored.of("classification", labels, np.eye(500)[made]) for made in (decided, labels))
+    (found,) = task_metrics(original, names=["f1_macro"])
     assert found.low < found.high == found.value
+    change = task_metrics(perfect, original, names=["f1_macro"])[1]
+    assert change.value == change.low < change.high
 
 
 def test_large_data_say_that_only_the_linear_part_is_drawn(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from convert_helpers import borders, known, run, sqnr
 
 from edgewright.artifact import Artifact, file_sha256
+from edgewright.conversion import Data, convert
 from edgewright.converters.tflite_file import read_metadata, set_signature
 from edgewright.errors import (
     EdgewrightError,
@@ -20,7 +21,6 @@ from edgewright.errors import (
     WorkerMemoryError,
     WorkerTimeoutError,
 )
-from edgewright.conversion import Data, convert
 from edgewright.preprocess import Preprocess
 from edgewright.testing import plus_one_onnx, two_by_two_tflite
 from edgewright.worker import Limits

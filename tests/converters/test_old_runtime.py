@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from convert_helpers import decoded, encoded, known, sqnr
 
-from edgewright.converters.tflite_parse import parse
 from edgewright.conversion import convert
+from edgewright.converters.tflite_parse import parse
 
 CASES = [("float32", "float32"), ("float16", "float32"), ("dynamic", "float32"), ("int8", "int8"), ("int16x8", "float32")]
 
