@@ -274,6 +274,7 @@ class Run:
     def evaluated(self, title: str, data: Opened, sides: Sequence[Entry]) -> Mapping[str, Any]:
         """A file's outputs judged by the labels, beside the original's if there are two sides."""
         digests = [entry.files["outputs.npz"] for entry in sides]
+        labels = self.known.meta.labels if self.known else ()
         entry = self._step(
             PlannedStep(title, "evaluate"),
             self._parts(
@@ -289,7 +290,7 @@ class Run:
                 data.spec,
                 [(entry.folder / "outputs.npz", dict(entry.value["how"])) for entry in sides],
                 self.settings.judging,
-                self.known.meta.labels if self.known else (),
+                labels,
             ),
         )
         return entry.value

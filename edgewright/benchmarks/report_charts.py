@@ -134,6 +134,8 @@ def _tradeoff(report: CompressReport, name: str, subject: str, limit: float | No
         caption.append("Vertical bars: 95 % interval of the change against the original, paired over samples.")
     elif any("y_low" in row for row in rows):
         caption.append("Vertical bars: the figure's interval.")
+    if any("x_low" in row for row in rows):
+        caption.append(f"Horizontal bars: {next(x.interval for _, _, x, _ in drawn if x.interval)}.")
     if missing := [style.label for f, style, x, y in pairs if not (x and y and known(x.value, y.value))]:
         caption.append(f"Not drawn, for lack of a figure: {', '.join(missing)}.")
     if rules and limit is not None:

@@ -141,7 +141,15 @@ def _tools() -> dict[str, Any]:
         *("short_digest", "title_of", "value_in", "value_text"),
     )  # fmt: skip
     tools = {name: getattr(figures, name) for name in names}
+    tools["about_left_out"] = _about_left_out
     return tools | {name: getattr(report_text, name) for name in ("flat", "plain", "over_limit", "reaches_past_limit")}
+
+
+def _about_left_out(recipe: Any) -> Mapping[str, Any]:
+    """A recipe without what already stands in its heading."""
+    if not isinstance(recipe, Mapping):
+        return {"value": recipe}
+    return {key: value for key, value in recipe.items() if key not in {"name", "title", "about", "description"}}
 
 
 # --- what the page shows ----------------------------------------------------------------------------------------------

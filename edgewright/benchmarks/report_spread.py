@@ -46,13 +46,10 @@ def _ridges(id: str, engine: str, drawn: Sequence[tuple[FileReport, Histogram, S
     for row, (file, histogram, style) in enumerate(reversed(drawn)):
         bins += _bins(row, histogram, style)
         lines += _percentiles(row, file, style)
-    low, top = (end(h.edges[at] for _, h, _ in drawn) for end, at in ((min, 0), (max, -1)))
-    # From zero, so that lengths compare, unless that would press every shape into a sliver at the right.
-    start = 0.0 if low < 2.5 * (top - low) else low - 0.3 * (top - low)
     x = {
         "field": "from",
         "type": "quantitative",
-        "scale": {"domain": [start, top + 0.03 * (top - start)], "nice": False, "zero": False},
+        "scale": _latency_scale([h for _, h, _ in drawn], [line["at"] for line in lines]),
         "axis": {"title": f"Latency of one inference, {unit} (lower is better)", "tickCount": 6, "grid": True},
     }
     labels = [(style.label, _ends_of(file)) for file, _, style in reversed(drawn)]
@@ -66,6 +63,20 @@ def _ridges(id: str, engine: str, drawn: Sequence[tuple[FileReport, Histogram, S
         f"{style.label}: p50 {_told(file, 'latency_p50')}, p99 {_told(file, 'latency_p99')}" for file, _, style in drawn
     )
     return Chart(id, title, caption, f"{title}. {told}.", base_spec(_ROW * len(drawn)) | {"layer": layers})
+
+
+def _latency_scale(histograms: Sequence[Histogram], percentiles: Sequence[float]) -> dict[str, Any]:
+    """The axis of all files of an engine, percentiles included: these are means over processes and may lie outside the bars.
+
+    Logarithmic where a slow tail is so long that it would press all the rest into one bin; else from zero, so that lengths
+    compare, unless that would press every shape into a sliver at the right.
+    """
+    low = min([h.edges[0] for h in histograms] + list(percentiles))
+    top = max([h.edges[-1] for h in histograms] + list(percentiles))
+    if low > 0 and top / low > 8:
+        return {"type": "log", "domain": [0.9 * low, 1.06 * top], "nice": False}
+    start = 0.0 if low < 2.5 * (top - low) else low - 0.3 * (top - low)
+    return {"type": "linear", "domain": [start, top + 0.03 * (top - start)], "nice": False, "zero": False}
 
 
 def _ends_of(file: FileReport) -> str:
