@@ -23,7 +23,7 @@ from edgewright.benchmarks.figures import (
     unit_title,
     value_text,
 )
-from edgewright.benchmarks.report_text import primary_subjects
+from edgewright.benchmarks.report_words import primary_subjects
 from edgewright.report import CompressReport, FileReport, Metric
 
 __all__ = ["SHAPES", "Chart", "Style", "base_spec", "known", "mark_colour", "styles_of", "tips", "tradeoff_charts"]
@@ -167,6 +167,7 @@ class _Axis:
             unit, divisor = next((u, d) for u, d in scales if top >= 2 * d or d == 1)
         title = f"{title_of(metrics[0].name)}, {unit} (lower is better)"
         if least > 0 and top / least > 30:
+            title = title.replace(" (", ", logarithmic (")
             return cls(title, divisor, (0.7 * least / divisor, 1.6 * top / divisor), "log")
         # An interval that is far longer than all figures is cut off rather than allowed to push them together.
         reach = max(1.12 * top, min(1.02 * max([top, *highs]), 2 * top))

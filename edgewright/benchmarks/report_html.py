@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgewright.artifact import write_atomic
-from edgewright.benchmarks import figures, report_text
+from edgewright.benchmarks import figures, report_words
 from edgewright.benchmarks.report_charts import Chart, Style, styles_of, tradeoff_charts
 from edgewright.benchmarks.report_spread import change_charts, latency_charts
 from edgewright.errors import needs
@@ -142,7 +142,7 @@ def _tools() -> dict[str, Any]:
     )  # fmt: skip
     tools = {name: getattr(figures, name) for name in names}
     tools["about_left_out"] = _about_left_out
-    return tools | {name: getattr(report_text, name) for name in ("flat", "plain", "over_limit", "reaches_past_limit")}
+    return tools | {name: getattr(report_words, name) for name in ("flat", "plain", "over_limit", "reaches_past_limit")}
 
 
 def _about_left_out(recipe: Any) -> Mapping[str, Any]:
@@ -190,7 +190,7 @@ class _Harm:
 
 
 def _view(report: CompressReport) -> dict[str, Any]:
-    subjects = report_text.primary_subjects(report)
+    subjects = report_words.primary_subjects(report)
     shown = _shown(report, subjects)
     tradeoffs, latencies, harms = tradeoff_charts(report), latency_charts(report), _harms(report, shown)
     several = len({m.subject for file in report.files for m in file.metrics if m.subject}) > 1
@@ -198,15 +198,15 @@ def _view(report: CompressReport) -> dict[str, Any]:
         "report": report,
         "files": shown,
         "results": [item for item in shown if item.file.role == "file"],
-        "verdicts": report_text.verdicts(report),
+        "verdicts": report_words.verdicts(report),
         "facts": _facts(report),
         "subjects": subjects,
         "several": several,
         "columns": [name for name in ("smaller", "latency_p50", "latency_p99", "speedup") if _has(report, name)],
-        "reference": report_text.compared_with(report),
-        "missing": report_text.absences(report.files, _shown_names(report)),
-        "no_speed": report_text.absences(report.results, ("latency_p50",)),
-        "measured_on": report_text.machine_text(report.environment),
+        "reference": report_words.compared_with(report),
+        "missing": report_words.absences(report.files, _shown_names(report)),
+        "no_speed": report_words.absences(report.results, ("latency_p50",)),
+        "measured_on": report_words.machine_text(report.environment),
         "measured_at": next((str(report.environment[key]) for key in ("measured_at", "date") if key in report.environment), ""),
         "tradeoffs": tradeoffs,
         "latencies": latencies,
@@ -214,7 +214,7 @@ def _view(report: CompressReport) -> dict[str, Any]:
         "all_charts": [*tradeoffs, *latencies, *(chart for harm in harms for chart in harm.charts)],
         "flips": _flips(shown),
         "sheet": _sheet(report),
-        "warnings": report_text.all_warnings(report),
+        "warnings": report_words.all_warnings(report),
         "tensor_cap": _TENSORS,
         "legend": _legend(shown),
     }
@@ -284,7 +284,7 @@ def _facts(report: CompressReport) -> list[tuple[str, str, str]]:
             estimated = "estimated" if metric.origin == "estimated" else ""
             title = "Size of the original" if name == "raw_bytes" else figures.title_of(name)
             facts.append((title, figures.value_text(metric), ", ".join(t for t in (size, estimated) if t)))
-    if limit := report_text.limit_of(report):
+    if limit := report_words.limit_of(report):
         value, unit, of = [*limit.split(" ", 2), ""][:3]
         facts.append(("Most that may be lost", f"{value} {unit}", of))
     recipes = len(report.recipes)

@@ -46,12 +46,10 @@ def _ridges(id: str, engine: str, drawn: Sequence[tuple[FileReport, Histogram, S
     for row, (file, histogram, style) in enumerate(reversed(drawn)):
         bins += _bins(row, histogram, style)
         lines += _percentiles(row, file, style)
-    x = {
-        "field": "from",
-        "type": "quantitative",
-        "scale": _latency_scale([h for _, h, _ in drawn], [line["at"] for line in lines]),
-        "axis": {"title": f"Latency of one inference, {unit} (lower is better)", "tickCount": 6, "grid": True},
-    }
+    scale = _latency_scale([h for _, h, _ in drawn], [line["at"] for line in lines])
+    kind = ", logarithmic" if scale["type"] == "log" else ""
+    axis = {"title": f"Latency of one inference, {unit}{kind} (lower is better)", "tickCount": 6, "grid": True}
+    x = {"field": "from", "type": "quantitative", "scale": scale, "axis": axis}
     labels = [(style.label, _ends_of(file)) for file, _, style in reversed(drawn)]
     layers = [_bin_layer(bins, x, labels), *_percentile_layers(lines)]
     outside = sum(histogram.below + histogram.above for _, histogram, _ in drawn)

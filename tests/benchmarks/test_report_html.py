@@ -211,6 +211,20 @@ def test_charts_of_what_one_figure_hides():
     assert change_charts(report, "class", "another") == ([], [])
 
 
+def test_latency_axes_hold_all_marks():
+    for report in (example(), broken_budget()):
+        for chart in latency_charts(report):
+            layers = {layer["name"]: layer for layer in chart.spec["layer"]}
+            low, high = layers["bins"]["encoding"]["x"]["scale"]["domain"]
+            assert all(low <= point["at"] <= high for point in layers["percentiles"]["data"]["values"])
+            assert all(low <= bar["from"] < bar["to"] <= high for bar in layers["bins"]["data"]["values"])
+    calm, long_tail = latency_charts(broken_budget())
+    assert calm.spec["layer"][0]["encoding"]["x"]["scale"]["type"] == "linear"
+    assert calm.spec["layer"][0]["encoding"]["x"]["scale"]["domain"][0] == 0
+    x = long_tail.spec["layer"][0]["encoding"]["x"]
+    assert x["scale"]["type"] == "log" and "logarithmic" in x["axis"]["title"]
+
+
 def contrast(first: str, second: str) -> float:
     """Contrast ratio of two colours (WCAG 2.1, relative luminance)."""
 

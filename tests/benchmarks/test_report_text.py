@@ -15,7 +15,8 @@ from markdown_it import MarkdownIt
 from report_example import HOSTILE, REPORTS, example
 
 from edgewright.benchmarks import figures
-from edgewright.benchmarks.report_text import absences, compared_with, flat, machine_text, render_csv, render_markdown, verdicts
+from edgewright.benchmarks.report_text import render_csv, render_markdown
+from edgewright.benchmarks.report_words import absences, compared_with, flat, machine_text, verdicts
 from edgewright.report import FileReport, Metric
 
 # --- figures --------------------------------------------------------------------------------------------------------
