@@ -55,7 +55,7 @@ Threshold = Annotated[float | None, typer.Option("--threshold", help="Score abov
 
 
 CacheFolder = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of the cache.  [default: EDGEWRIGHT_CACHE, else ~/.cache/edgewright]")
+    Path | None, typer.Option("--cache", help="Folder of finished steps.  [default: ~/.cache/edgewright]")
 ]
 
 
@@ -258,7 +258,7 @@ def cache(
     context: typer.Context,
     action: Annotated[CacheAction, typer.Argument(help="list, clear or size.")],
     folder: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of the cache.  [default: EDGEWRIGHT_CACHE, else ~/.cache/edgewright]")
+        Path | None, typer.Option("--cache", help="Folder of finished steps.  [default: ~/.cache/edgewright]")
     ] = None,
     older_than: Annotated[
         float, typer.Option("--older-than", min=0, help="Clear only what was not used for so many days.")

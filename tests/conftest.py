@@ -1,10 +1,14 @@
 """What tests of the whole share: small trained models, and a cache of their own."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edgewright import cli
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +25,30 @@ def trained(tmp_path_factory):
 def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working folder, no settings of the user's own, no EDGEWRIGHT_* variables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in [name for name in os.environ if name.startswith("EDGEWRIGHT_") and name != "EDGEWRIGHT_CACHE"]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def here(place, monkeypatch, capsys):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgewright", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+        signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return ending.value.code, out, err
+
+    return call

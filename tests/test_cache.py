@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright import cache as module
@@ -661,12 +661,14 @@ def reversed_keys(value):
     return [reversed_keys(item) for item in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None)
 @given(parts)
 def test_the_order_of_keys_does_not_matter(given_parts):
     assert module._key("k", given_parts) == module._key("k", reversed_keys(given_parts))
     assert module._key("k", json.loads(json.dumps(given_parts))) == module._key("k", given_parts)
 
 
+@settings(deadline=None)
 @given(parts, st.text(), values, values)
 def test_any_change_changes_the_key(given_parts, name, old, new):
     before, after = {**given_parts, name: old}, {**given_parts, name: new}

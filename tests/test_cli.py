@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright import cli, commands, options, testing
+from edgewright import commands, options, testing
 from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 
-VERBS = ("convert", "verify", "inspect", "demo")
+VERBS = ("compress", "convert", "verify", "evaluate", "bench", "inspect", "recipes", "cache", "demo")
 INSPECT_KEYS = [
     "path", "format", "inputs", "outputs", "ops", "parameters", "macs", "macs_note", "raw_bytes", "deflated_bytes", "weights",
     "notes",
@@ -40,33 +40,6 @@ def models(tmp_path_factory):
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full(1, 1.5, np.float32), "one"))
     onnx.save(model, other)
     return folder
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty working folder, no settings of the user's own, no EDGEWRIGHT_* variables."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in [name for name in os.environ if name.startswith("EDGEWRIGHT_")]:
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
-@pytest.fixture
-def here(place, monkeypatch, capsys):
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgewright", *map(str, arguments)])
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as ending:
-            cli.main()
-        signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return ending.value.code, out, err
-
-    return call
 
 
 def process(*arguments, **options):

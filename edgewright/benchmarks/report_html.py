@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -21,6 +22,7 @@ from edgewright.errors import needs
 from edgewright.report import CompressReport, FileReport, GroupChange, Metric
 
 if TYPE_CHECKING:
+    import jinja2
     import markupsafe
 
 __all__ = ["javascript_bundle", "render_html"]
@@ -44,7 +46,7 @@ def javascript_bundle(cache: Path | None = None) -> str:
         import vl_convert
     kept = cache / f"vega-{metadata.version('vl-convert-python')}.js" if cache else None
     if kept and kept.is_file():
-        return kept.read_text(encoding="utf-8")
+        return kept.read_bytes().decode()
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     if kept:
         write_atomic(kept, bundle.encode())
@@ -62,32 +64,45 @@ def render_html(report: CompressReport, bundle: str | None = None) -> str:
         MissingPackageError: jinja2, or vl-convert where no bundle was given, is not installed.
     """
     with needs("report"):
-        import jinja2
+        import jinja2  # noqa: F401
         import markupsafe
     # Own scope: the bundle's top-level names are single letters.
     vega = _for_script("(function(){" + (javascript_bundle() if bundle is None else bundle) + "\n})();")
     script = _for_script(_resource("report.js"))
+    view = _view(report)
+    charts = [{"id": chart.id, "spec": chart.spec, "labels": chart.labels} for chart in view.pop("all_charts")]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **view,
+            **_tools(),
+            css=markupsafe.Markup(_resource("report.css")),
+            vega=markupsafe.Markup(vega),
+            script=markupsafe.Markup(script),
+            policy=_policy(vega, script),
+            chart_data=markupsafe.Markup(_for_data(charts)),
+        )
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """The templates; they are compiled once, which takes longer than to fill them."""
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     environment.filters["figure"] = figures.typeset
     environment.filters["breakable"] = _breakable
     environment.finalize = lambda value: figures.printable(value) if type(value) is str else value
-    view = _view(report)
-    charts = [{"id": chart.id, "spec": chart.spec, "labels": chart.labels} for chart in view.pop("all_charts")]
-    return environment.get_template("report.html.j2").render(
-        **view,
-        **_tools(),
-        css=markupsafe.Markup(_resource("report.css")),
-        vega=markupsafe.Markup(vega),
-        script=markupsafe.Markup(script),
-        policy=_policy(vega, script),
-        chart_data=markupsafe.Markup(_for_data(charts)),
-    )
+    return environment
 
 
 # --- what stands in the page but is no text --------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 // Draws the charts, filters the list of flipped samples, copies digests, opens what is folded before printing.
 (function () {
   "use strict";
-  document.documentElement.classList.remove("no-js");
-
   // Labels at points: Vega-Lite cannot place them so that they avoid each other, Vega can. The mark is added after compiling.
   function withLabels(name) {
     return function (spec) {
