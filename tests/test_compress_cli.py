@@ -129,10 +129,8 @@ def test_recipes(here, place):
     assert all(re.search(rf"^{name} ", out, re.M) for name in ("dynamic", "float16", "int8", "int16x8"))
     shown = here("recipes", "int8")[1]
     Path("mine.toml").write_text(shown)
-    assert (
-        json.loads(here("recipes", "mine.toml", "--json")[1])["steps"]
-        == json.loads(here("recipes", "int8", "--json")[1])["steps"]
-    )
+    mine, shipped = (json.loads(here("recipes", name, "--json")[1]) for name in ("mine.toml", "int8"))
+    assert [step["options"] for step in mine["steps"]] == [step["options"] for step in shipped["steps"]]
     schema = json.loads(here("recipes", "--schema")[1])
     assert schema == json.loads((REFERENCE / "recipe.schema.json").read_text())
 

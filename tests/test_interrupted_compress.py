@@ -1,6 +1,7 @@
 """Runs that are killed: what perf/kill_compress.py shows with many kills, here with three."""
 
 import importlib.util
+import json
 import signal
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_the_checks_see_what_they_are_for(script, tmp_path):
     entry = place.cache / "entries" / "ab" / "ab12"
     entry.mkdir(parents=True)
     (entry / "model").write_bytes(b"whole")
-    (entry / "entry.json").write_text('{"files": {"model": "%s"}}' % script.digest(entry / "model"))
+    (entry / "entry.json").write_text(json.dumps({"files": {"model": script.digest(entry / "model")}}))
     before = place.entries()
     assert script.wrong_entries(before, place) == []
     (entry / "model").write_bytes(b"other")
