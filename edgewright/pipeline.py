@@ -33,6 +33,7 @@ from edgewright.planning import (
     run_title,
 )
 from edgewright.receipts import Claimed, receipt
+from edgewright.recipe import LOWER
 from edgewright.report import Receipt
 from edgewright.runtime.engines import ENGINES
 from edgewright.runtime.machine import fingerprint
@@ -428,12 +429,14 @@ def make_file(run: Run, export: Export, samples: Callable[[tuple[TensorSpec, ...
         warnings += entry.value["notes"]
         path, sha256 = made.path, made.sha256
     source = float32_of(run, export, path, sha256)
+    before = run.inspected(path, sha256)
+    if run.trains:
+        receipts.append(receipt(LOWER, before, run.inspected(source.path, source.sha256), source, claims))
     entry = run.exported(export, source, samples(source.inputs))
     artifact = _artifact(entry)
     step_name = f"export:{export.target}"
     claims += [Claimed(step_name, claim) for claim in export.writer.claims()]
-    before, after = run.inspected(path, sha256), run.inspected(artifact.path, artifact.sha256)
-    receipts.append(receipt(step_name, before, after, artifact, claims))
+    receipts.append(receipt(step_name, before, run.inspected(artifact.path, artifact.sha256), artifact, claims))
     warnings += entry.value["notes"]
     return Made(export, artifact, source, tuple(receipts), tuple(dict.fromkeys(warnings)))
 

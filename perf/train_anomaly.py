@@ -59,7 +59,11 @@ def sets(windows: dict[str, Arrays], labels: list[str], seed: int) -> dict[str, 
 
 
 def build() -> Any:
-    """Make the network: two strided convolutions, a code of eight numbers, and the way back by upsampling."""
+    """Make the network: two strided convolutions, a code of eight numbers, and the way back.
+
+    A step back makes two readings out of one: a convolution with twice the filters, then a Reshape that lays the halves one
+    after the other. UpSampling1D would stay float32 in an int8 TFLite file (TILE).
+    """
     import keras
 
     layers = keras.layers
@@ -74,8 +78,9 @@ def build() -> Any:
     x = layers.Dense(CODE, name="code")(layers.Flatten()(x))
     x = relu(layers.Dense(WINDOW // 4 * FILTERS, use_bias=False)(x))
     x = layers.Reshape((WINDOW // 4, FILTERS))(x)
-    for _ in range(2):
-        x = relu(layers.Conv1D(FILTERS, 5, padding="same", use_bias=False)(layers.UpSampling1D(2)(x)))
+    for length in (WINDOW // 2, WINDOW):
+        x = relu(layers.Conv1D(2 * FILTERS, 5, padding="same", use_bias=False)(x))
+        x = layers.Reshape((length, FILTERS))(x)
     return keras.Model(imu, layers.Conv1D(CHANNELS, 5, padding="same", name="rebuilt")(x), name="motion")
 
 

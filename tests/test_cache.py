@@ -263,6 +263,39 @@ def test_a_second_process_takes_over_when_the_first_is_killed(root, tmp_path, ch
         assert nothing_left(root)
 
 
+CROWD = """
+import random, sys
+from pathlib import Path
+from edgewright.cache import Cache
+
+rng = random.Random(sys.argv[2])
+for _ in range(15):
+    with Cache(Path(sys.argv[1])) as store:
+        for _ in range(10):
+            i = rng.randrange(3)
+            entry = store.step("k", "x", {"i": i}, lambda folder: {"i": i, "n": (folder / "f").write_bytes(bytes([i]) * 9000)})
+            assert entry.value == {"i": i, "n": 9000}
+            deed = rng.randrange(5)
+            if deed == 0:
+                store.forget("k", {"i": i})
+            elif deed == 1 and (entry.folder / "f").exists():
+                try:
+                    (entry.folder / "f").write_bytes(b"damage")
+                except FileNotFoundError:
+                    pass
+            elif deed == 2:
+                store.entries(), store.size_bytes()
+"""
+
+
+def test_many_processes_that_make_forget_damage_and_list_the_same_steps(root):
+    crowd = [subprocess.Popen([sys.executable, "-c", CROWD, str(root), str(i)], stderr=-1, text=True) for i in range(4)]
+    said = [process.communicate()[1] for process in crowd]
+    assert [process.returncode for process in crowd] == [0] * 4, said
+    with Cache(root):
+        assert nothing_left(root)
+
+
 def in_threads(*calls):
     """Results or errors of calls that run at the same time; none may hang."""
     results = [None] * len(calls)

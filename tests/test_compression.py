@@ -275,7 +275,7 @@ def test_a_promise_of_a_pass_is_checked_in_the_exported_file(trained, tmp_path, 
     report = compress(trained / "sparse.keras", tmp_path, recipe=copies, overrides=overrides, settings=UNMEASURED, **data)
     for file in report.results:
         steps = [receipt.step for receipt in file.receipts]
-        assert steps == ["copies", f"export:{file.format}"]
+        assert steps == ["copies", "lower", f"export:{file.format}"]
         for receipt in file.receipts:
             promise = next(p for p in receipt.promises if p.step == "copies")
             assert promise.kept is kept and "75.0%" in promise.found

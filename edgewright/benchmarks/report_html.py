@@ -300,8 +300,8 @@ def _facts(report: CompressReport) -> list[tuple[str, str, str]]:
             title = "Size of the original" if name == "raw_bytes" else figures.title_of(name)
             facts.append((title, figures.value_text(metric), ", ".join(t for t in (size, estimated) if t)))
     if limit := report_words.limit_of(report):
-        value, unit, of = [*limit.split(" ", 2), ""][:3]
-        facts.append(("Most that may be lost", f"{value} {unit}", of))
+        loss = "growth" if figures.lower_is_better(report.primary) else "loss"
+        facts.append(("Limit", limit, f"{loss} of {figures.title_of(report.primary).lower()}" if report.primary else ""))
     recipes = len(report.recipes)
     facts.append(("Files made", str(len(report.results)), f"by {recipes} recipes" if recipes > 1 else ""))
     return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from edgewright.benchmarks.figures import change_of, human_bytes, number_in, plain_number, title_of
+from edgewright.benchmarks.figures import change_of, human_bytes, lower_is_better, number_in, plain_number, title_of
 from edgewright.report import CompressReport, FileReport, Metric
 
 __all__ = [
@@ -29,9 +29,10 @@ def verdicts(report: CompressReport) -> list[tuple[Literal["kept", "broken", "lo
     if report.passed is None:
         found.append(("neutral", "No limit was set."))
     elif report.passed:
-        found.append(
-            ("kept", f"Limit kept: no file loses more than {limit_of(report)}." if limit_of(report) else "All limits are kept.")
-        )
+        limit, title = limit_of(report), title_of(report.primary).lower()
+        grows = f"the {title} of no file grows by more than {limit}"
+        kept = grows if lower_is_better(report.primary) else f"no file loses more than {limit} of {title}"
+        found.append(("kept", f"Limit kept: {kept}." if limit and title else "All limits are kept."))
     found += [("broken", f"Limit broken: {failure}.") for failure in report.failures]
     found += [("broken", f"Not made: {failure}.") for failure in report.failed]
     if report.passed is False and not report.failures:
@@ -43,12 +44,12 @@ def verdicts(report: CompressReport) -> list[tuple[Literal["kept", "broken", "lo
 
 
 def limit_of(report: CompressReport) -> str:
-    """The limit in words: "1.00 points of accuracy"; empty if none was set."""
+    """The limit of the primary metric's loss: "1.00 points"; empty if none was set."""
     if report.max_drop is None:
         return ""
     changes = (change_of(file, report.primary) for file in report.results)
     unit = next((metric.unit for metric in changes if metric), "points")
-    return f"{number_in(report.max_drop, '%')} {unit} of {title_of(report.primary).lower() if report.primary else 'accuracy'}"
+    return f"{number_in(report.max_drop, '%')} {unit}"
 
 
 def over_limit(report: CompressReport, change: Metric | None) -> bool:

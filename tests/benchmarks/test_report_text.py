@@ -212,6 +212,8 @@ def test_verdicts_of_all_states():
     assert kinds["example"] == ["kept", "lost"]
     assert kinds["broken"] == ["broken", "broken", "broken", "lost"]
     assert kinds["bare"] == ["neutral"]
+    grown = "Limit kept: the mean absolute error of no file grows by more than 5.00 %."
+    assert verdicts(REPORTS["regression"]()) == [("kept", grown)]
     assert verdicts(replace(example(), passed=False, lost=())) == [("broken", "A limit is broken.")]
 
 

@@ -16,7 +16,7 @@
         encode: {
           enter: {
             text: { field: "datum.label" },
-            fill: { value: "var(--ink)" },
+            fill: { field: "datum.colour" },
             stroke: { value: "var(--panel)" },
             strokeWidth: { value: 3 },
             fontSize: { value: 11 },
