@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -250,7 +251,7 @@ def kill_once(place: Place, truth: dict[str, str], sent: signal.Signals, after_s
     )
 
 
-def kill_many(folder: Path, kills: int, seed: int, every: int = 5) -> Outcome:
+def kill_many(folder: Path, kills: int, seed: int, every: int = 5, tell: Callable[[str], object] = str) -> Outcome:
     """Kill runs at random moments.
 
     Args:
@@ -258,6 +259,7 @@ def kill_many(folder: Path, kills: int, seed: int, every: int = 5) -> Outcome:
         kills: how many runs are killed; ones that end before do not count.
         seed: of the moments.
         every: every so many kills is a SIGINT.
+        tell: called with a line of text after each run.
     """
     rng, outcome = random.Random(seed), Outcome()
     alone, place = Place(folder / "alone"), Place(folder / "killed")
@@ -271,8 +273,10 @@ def kill_many(folder: Path, kills: int, seed: int, every: int = 5) -> Outcome:
         done = kill_once(place, truth, sent, rng.uniform(0, outcome.alone_s))
         if done is not None:
             outcome.kills.append(done)
+            tell(line(len(outcome.kills), done))
             continue
         outcome.finished += 1
+        tell("a run was done before its kill: cache and files are removed")
         outcome.wrong += end_of_run(place, truth)
         place.clear()
     before = place.entries()
@@ -291,22 +295,17 @@ def end_of_run(place: Place, truth: dict[str, str]) -> list[str]:
     return wrong + [f"the run left {name} in the cache" for name in unfinished]
 
 
+def line(number: int, kill: Kill) -> str:
+    """One kill as a line of the table."""
+    cells = [f"{kill.after_s:.1f}", f"{kill.ending_s:.2f}", kill.before, kill.after, kill.files, kill.scratch]
+    return f"| {number} | {kill.sent} | {' | '.join(map(str, cells))} | {'; '.join(kill.wrong) or 'nothing'} |"
+
+
 def table(outcome: Outcome) -> str:
     """The outcome as Markdown: one line per kill and a summary."""
     lines = ["| kill | signal | after, s | ended in, s | steps before | steps after | files in -o | left in TMPDIR | wrong |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
-    for number, kill in enumerate(outcome.kills, 1):
-        cells = [
-            number,
-            kill.sent,
-            f"{kill.after_s:.1f}",
-            f"{kill.ending_s:.2f}",
-            kill.before,
-            kill.after,
-            kill.files,
-            kill.scratch,
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} | {'; '.join(kill.wrong) or 'nothing'} |")
+    lines += [line(number, kill) for number, kill in enumerate(outcome.kills, 1)]
     gained = sum(max(kill.after - kill.before, 0) for kill in outcome.kills)
     lines += [
         "",
@@ -318,6 +317,11 @@ def table(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def tell(text: str) -> None:
+    """Show how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """Kill, print the table; exit code 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -326,7 +330,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where caches and files stay; a temporary folder by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-compress-") as folder:
-        outcome = kill_many((args.work or Path(folder)).resolve(), args.kills, args.seed)
+        outcome = kill_many((args.work or Path(folder)).resolve(), args.kills, args.seed, tell=tell)
     print(table(outcome))
     for failure in outcome.failures:
         print(failure, file=sys.stderr)

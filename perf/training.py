@@ -181,7 +181,7 @@ def parameters(model: Any) -> int:
 
 def command_line(description: str | None, out: Path, epochs: int) -> argparse.ArgumentParser:
     """Make the parser with the options that every script has."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=out, help="folder to write to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=epochs)
