@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +18,8 @@ from edgewright.converters.openvino_float_ops import float_ops
 from edgewright.converters.quantize import Calibration, open_calibration, specs_digest, used
 from edgewright.converters.readers import READERS, find_reader
 from edgewright.converters.tflite_parse import parse
-from edgewright.converters.tflite_rewrite import affine
+from edgewright.converters.tflite_ranges import has_ranges, take_ranges
+from edgewright.converters.tflite_rewrite import affine, rewrite, unfuse_transposed
 from edgewright.errors import ConversionError, EdgewrightError, ModelError, UnsupportedError, needs
 
 __all__ = ["warm_up", "write_ir"]
@@ -77,9 +79,7 @@ def write_ir(
     if any(spec.quantized for spec in (*inputs, *outputs)) or any(w.bits < 16 for w in reader.info().weights):
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     try:
-        model = ov.Core().read_model(source)
-        if reader.format == "tflite":
-            model = _complete(model, Path(source))
+        model = _read(reader)
         _fix_batch(model, batch)
     except RuntimeError as error:
         raise ModelError(f"OpenVINO cannot read {source}: {_first_line(error)}", hint="-v shows its log") from error
@@ -96,7 +96,7 @@ def write_ir(
         sized = [replace(spec, shape=(batch, *spec.shape[1:])) for spec in inputs] if batch else inputs
         feeds = Calibration(opened, sized, share=0.25)
         ranges = _ranges(model, inputs, outputs, feeds) if io != "float32" else {}
-        model = _quantize(model, inputs, feeds)
+        model = _quantize(model, inputs, feeds, notes)
         if _wrong_when_free(model, inputs, feeds):
             notes.append("the batch size is fixed to 1: with a free one OpenVINO's CPU plug-in computes this int8 model wrongly")
             _fix_batch(model, 1)
@@ -123,6 +123,26 @@ def write_ir(
         "samples": used(opened),
         "warnings": [*(opened.warnings if opened else []), *renamed, *notes],
     }
+
+
+def _read(reader: Any) -> Any:
+    """The graph of a file, as OpenVINO reads it rightly.
+
+    Activations that are fused into transposed convolutions get ops of their own (OpenVINO 2026.4 drops them), and ranges
+    that training has learned are taken out, since OpenVINO's are measured.
+    """
+    import openvino as ov
+
+    if reader.format != "tflite":
+        return ov.Core().read_model(str(reader.path))
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        plain = reader.path
+        ops, data = dict(reader.info().ops), reader.path.read_bytes()
+        if has_ranges(ops) or "TRANSPOSE_CONV" in ops:
+            plain = Path(folder) / "plain.tflite"
+            data = take_ranges(data)[0] if has_ranges(ops) else data
+            plain.write_bytes(rewrite(data, unfuse_transposed))
+        return _complete(ov.Core().read_model(str(plain)), plain)
 
 
 def _distinct(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], list[str]]:
@@ -177,13 +197,15 @@ def _complete(model: Any, source: Path) -> Any:
     return Model(results, model.get_parameters(), "model")
 
 
-def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration) -> Any:
-    """Post-training quantization; where that is not near enough, with bias correction too if that is nearer.
+def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, notes: list[str]) -> Any:
+    """Post-training quantization; where that is not near enough, whichever variant is nearest.
 
     Ranges are the smallest and largest value over all samples: the mean of each sample's, NNCF's default, clips small
-    models hard. The correction takes a mean per channel, which helps wide convolutional models and harms others.
+    models hard. Bias correction takes a mean per channel, which helps wide convolutional models and harms others. On
+    CPUs without VNNI or AMX, sums of two 8-bit products saturate in 16 bits; weights of 7 bits keep them from it.
     """
     import nncf
+    from nncf.quantization.advanced_parameters import OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     names = [spec.name for spec in inputs]
@@ -191,9 +213,11 @@ def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration) ->
     def feed(item: Mapping[str, Any]) -> dict[int, Any]:
         return {index: item[name] for index, name in enumerate(names)}
 
-    def candidate(correct: bool) -> Any:
+    def candidate(*, correct: bool = False, narrow: bool = False) -> Any:
         advanced = nncf.AdvancedQuantizationParameters(
-            disable_bias_correction=not correct, activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            disable_bias_correction=not correct,
+            overflow_fix=OverflowFix.ENABLE if narrow else OverflowFix.FIRST_LAYER,
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         )
         return nncf.quantize(
             model.clone(),
@@ -204,14 +228,23 @@ def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration) ->
         )
 
     try:
-        plain = candidate(correct=False)
+        plain = candidate()
         feeds = [list(feed(item).values()) for item in islice(samples, _COMPARED)]
         reference = _run(model, feeds)
-        noise = _noise(reference, _run(_with_batch_1(plain), feeds))
-        if noise < _NEAR:
+
+        def noise(found: Any) -> float:
+            return _noise(reference, _run(_with_batch_1(found), feeds))
+
+        least = noise(plain)
+        if least < _NEAR:
             return plain
-        corrected = candidate(correct=True)
-        return corrected if _noise(reference, _run(_with_batch_1(corrected), feeds)) < noise else plain
+        narrow, corrected = candidate(narrow=True), candidate(correct=True)
+        found = {"narrow": noise(narrow), "corrected": noise(corrected), "plain": least}
+        best = min(found, key=lambda name: found[name])
+        if best == "narrow":
+            told = "on this CPU sums of 8-bit products saturate, as on all without VNNI or AMX"
+            notes.append(f"weights have 7 of 8 bits in the int8 file: {told}")
+        return {"narrow": narrow, "corrected": corrected, "plain": plain}[best]
     except (EdgewrightError, MemoryError):
         raise
     except Exception as error:  # NNCF and OpenVINO raise their own and built-in types

@@ -15,6 +15,8 @@ from edgewright.artifact import TensorSpec
 from edgewright.converters.readers import READERS
 from edgewright.converters.tflite_file import float_ops, set_signature
 from edgewright.converters.tflite_parse import parse
+from edgewright.converters.tflite_ranges import Ranges as LearnedRanges
+from edgewright.converters.tflite_ranges import has_ranges, override, take_ranges
 from edgewright.converters.tflite_rewrite import (
     declare_versions,
     float16_weights,
@@ -82,6 +84,9 @@ def quantize_tflite(
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
     data = set_signature(Path(source), *names)
+    learned: LearnedRanges = {}
+    if has_ranges(dict(info.ops)):
+        data, learned = take_ranges(data)
     if any(weight.bits == 16 for weight in info.weights):
         data = rewrite(data, float32_weights)
     opened = open_calibration(samples, inputs)
@@ -96,7 +101,7 @@ def quantize_tflite(
         bits = 8 if precision == "int8" else 16
         _refuse_loops(info.ops, precision)
         data = rewrite(data, lambda schema, tree: use_integer_forms(schema, tree, bits=bits))
-        data = _static(data, Calibration(opened, inputs), bits=bits, io=io, min_runtime=min_runtime)
+        data = _static(data, Calibration(opened, inputs), learned, bits=bits, io=io, min_runtime=min_runtime)
     described = {**metadata, "specs": specs_digest(inputs, outputs)}
     Path(out).write_bytes(set_signature(data, *names, metadata=_compact(described)))
     left = float_ops(Path(out), list(layers)) if precision in {"int8", "int16x8"} else []
@@ -150,7 +155,7 @@ def _dynamic(data: bytes, min_runtime: str | None) -> bytes:
         raise _failed(error) from error
 
 
-def _static(data: bytes, samples: Calibration, *, bits: int, io: str, min_runtime: str | None) -> bytes:
+def _static(data: bytes, samples: Calibration, learned: LearnedRanges, *, bits: int, io: str, min_runtime: str | None) -> bytes:
     with needs("convert"):
         from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
     names = qtyping.TFLOperationName
@@ -163,6 +168,7 @@ def _static(data: bytes, samples: Calibration, *, bits: int, io: str, min_runtim
             tool.update_quantization_recipe(".*", border, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)
     try:
         ranges = calibrate(data, samples, tool.get_quantization_recipe())
+        override(ranges, learned)
         if bits == 16:
             ranges = {name: _wide_enough(found) for name, found in ranges.items()}
         result = rewrite(bytes(tool.quantize(ranges).quantized_model), _settle)

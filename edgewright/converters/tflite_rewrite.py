@@ -19,6 +19,7 @@ __all__ = [
     "integer_io",
     "rewrite",
     "settle_unused_outputs",
+    "unfuse_transposed",
     "use_integer_forms",
 ]
 
@@ -161,6 +162,35 @@ def general_scales(schema: Any, tree: Any) -> None:
                 if op.builtinOptions is None:
                     op.builtinOptionsType, op.builtinOptions = forms[kind][0], forms[kind][1]()
                 op.builtinOptions.potScaleInt16 = False
+
+
+def unfuse_transposed(schema: Any, tree: Any) -> None:
+    """Give the activation that is fused into a transposed convolution an op of its own: OpenVINO's reader drops it in silence."""
+    fused = schema.ActivationFunctionType
+    separate = {
+        fused.RELU: schema.BuiltinOperator.RELU,
+        fused.RELU6: schema.BuiltinOperator.RELU6,
+        fused.RELU_N1_TO_1: schema.BuiltinOperator.RELU_N1_TO_1,
+        fused.TANH: schema.BuiltinOperator.TANH,
+    }
+    for graph in tree.subgraphs:
+        result = []
+        for op in graph.operators:
+            result.append(op)
+            options = op.builtinOptions
+            if _kind(tree, op) != schema.BuiltinOperator.TRANSPOSE_CONV or options is None:
+                continue
+            activation = separate.get(options.fusedActivationFunction)
+            if activation is None:
+                continue
+            options.fusedActivationFunction = fused.NONE
+            named = graph.tensors[op.outputs[0]]
+            before = copy.deepcopy(named)
+            before.name = _name(before.name, "_linear")
+            graph.tensors.append(before)
+            result.append(_operator(schema, tree, activation, [len(graph.tensors) - 1], list(op.outputs)))
+            op.outputs = np.array([len(graph.tensors) - 1], np.int32)
+        graph.operators = result
 
 
 def settle_unused_outputs(schema: Any, tree: Any) -> None:

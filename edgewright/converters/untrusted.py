@@ -32,6 +32,9 @@ SAFE_MODULES = (
 )
 """Sub-modules of keras whose objects a model may name; everything else can reach code that a file should not choose."""
 
+OWN_LAYERS = frozenset({("edgewright.keras_layers", "FakeQuant")})
+"""Layers that Edgewright's own passes put into a model."""
+
 LOADERS = frozenset({"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 """Layers of Keras that load a second model, with code, from a path or from bytes."""
 
@@ -101,7 +104,7 @@ def _safe_function(symbol: str) -> bool:
 def _safe_object(module: str, kind: str, config: Any) -> bool:
     """Whether Keras would look an object up among its own layers, functions and settings, and no further."""
     name = config if kind == "function" else kind
-    if module == "builtins":
+    if module == "builtins" or (module, kind) in OWN_LAYERS:
         return True
     package, _, rest = module.partition(".")
     if package not in {"keras", "tf_keras"} or not isinstance(name, str) or "." in name:

@@ -105,6 +105,14 @@ def dilated():
     return keras.Model(series, L.Dense(10, name="scores")(L.GlobalAveragePooling1D()(x)), name="dilated")
 
 
+def upward():
+    """Transposed convolutions whose activation is fused into them: OpenVINO's reader drops it."""
+    x = series = keras.Input((10, 6), name="series")
+    x = L.ReLU()(L.BatchNormalization()(L.Conv1DTranspose(8, 4, strides=2, padding="same", use_bias=False)(x)))
+    x = L.Reshape((20, 4, 2))(x)
+    return keras.Model(series, L.Conv2DTranspose(3, 3, activation="relu", name="image")(x), name="upward")
+
+
 def sinh():
     """An op that TFLite lacks and its Flex delegate has."""
     x = keras.Input((4,), name="x")
@@ -140,7 +148,7 @@ def save(folder, name, model, lower):
 
 
 def main(folder):
-    for make in (conv, two, tokens, lstm, wavy, odd, row, scaled, dilated):
+    for make in (conv, two, tokens, lstm, wavy, odd, row, scaled, dilated, upward):
         save(folder, make.__name__, make(), lower=True)
     save(folder, "sinh", sinh(), lower=False)
 

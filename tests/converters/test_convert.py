@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from convert_helpers import borders, known, run, sqnr
+from convert_helpers import NARROW, borders, has_vnni, known, run, sqnr
 
 from edgewright.artifact import Artifact, file_sha256
 from edgewright.conversion import Data, convert
@@ -158,6 +158,13 @@ def test_int8_with_a_free_batch_is_computed_right_or_fixed(convert_files, tmp_pa
     assert any("batch size is fixed to 1" in warning for warning in warnings) == fixed
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_activations_of_transposed_convolutions_survive_in_openvino(convert_files, tmp_path, precision):
+    feeds, wanted = known(convert_files, "upward")
+    artifact = make(convert_files, "upward", tmp_path / "u", "openvino", precision)
+    assert sqnr(wanted["image"], run(artifact, feeds)["image"]) > FLOOR[precision]
+
+
 def test_int16_scales_near_powers_of_two(convert_files, tmp_path):
     """The kernels take 2/32767 for a power of two, and refuse the file unless it says that its scales are general."""
     feeds, wanted = known(convert_files, "scaled")
@@ -203,8 +210,9 @@ def test_odd_outputs(convert_files, tmp_path, to, io):
     kinds = {spec.name: spec.dtype for spec in (*artifact.inputs, *artifact.outputs)}
     assert kinds == {**dict.fromkeys(kinds, io), "d_steps": "int32", "e_positive": "bool"}
     found = run(artifact, feeds)
+    floor = 100 if io == "float32" else 35 if to == "tflite" or has_vnni() else 25
     for name in ("a_same", "b_twin", "c_twin", "f_constant"):
-        assert sqnr(wanted[name], found[name]) > (100 if io == "float32" else 35), name
+        assert sqnr(wanted[name], found[name]) > floor, name
     np.testing.assert_allclose(found["d_steps"], wanted["d_steps"], atol=0 if io == "float32" else 1)
     assert (found["e_positive"] == wanted["e_positive"]).mean() > 0.97
     np.testing.assert_array_equal(found["b_twin"], found["c_twin"])
@@ -231,7 +239,8 @@ def test_samples_count(convert_files, tmp_path):
         )
         spec = artifact.inputs[0]
         assert spec.scale * (127 - spec.zero_point) >= high * 0.98 or spec.scale * (128 + spec.zero_point) >= high * 0.98
-        assert notes == ["calibration has 24 samples for input 'image', 100 or more are recommended"]
+        plain = [note for note in notes if not note.startswith(NARROW)]
+        assert plain == ["calibration has 24 samples for input 'image', 100 or more are recommended"]
         notes.clear()
         same = {"image": np.repeat(feeds["image"][:1], 3, axis=0)}
         convert(convert_files / "conv.tflite", tmp_path / "made", to=to, precision="int8", samples=same, warnings=notes)

@@ -218,6 +218,8 @@ def _load(path: Path, suffix: str, releases: tuple[str, ...], *, safe: bool) -> 
     """
     with needs("convert"):
         import keras  # noqa: F401  # a missing package is not a broken model
+
+        import edgewright.keras_layers  # noqa: F401  # registers our own layers
     first: Exception | None = None
     with _suffixed(path, suffix) as file:
         for release in releases:

@@ -1,0 +1,136 @@
+"""Ranges that training has learned: read from the QUANTIZE and DEQUANTIZE pairs of a float TFLite graph, which lose them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgewright.converters.tflite_rewrite import rewrite
+
+__all__ = ["Ranges", "has_ranges", "override", "take_ranges"]
+
+Ranges = dict[str, tuple[float, float]]
+
+_PASSIVE = (
+    "RESHAPE",
+    "SQUEEZE",
+    "EXPAND_DIMS",
+    "TRANSPOSE",
+    "MAX_POOL_2D",
+    "STRIDED_SLICE",
+    "SLICE",
+    "GATHER",
+    "PAD",
+    "TILE",
+    "BROADCAST_TO",
+    "REVERSE_V2",
+    "DEPTH_TO_SPACE",
+    "SPACE_TO_DEPTH",
+)
+"""Ops whose result has the range of their first input: both take one scale."""
+
+
+def has_ranges(ops: dict[str, int]) -> bool:
+    """Whether a float graph holds such pairs, from its ops by name."""
+    return "QUANTIZE" in ops and "DEQUANTIZE" in ops
+
+
+def take_ranges(data: bytes) -> tuple[bytes, Ranges]:
+    """A float graph without its pairs, and the smallest and largest value of each tensor that had one, by name.
+
+    Args:
+        data: .tflite content as TensorFlow's converter writes a graph with fake quantization: every rounded tensor goes
+            through QUANTIZE (which holds scale and zero point) and DEQUANTIZE.
+    """
+    ranges: Ranges = {}
+
+    def change(schema: Any, tree: Any) -> None:
+        for graph in tree.subgraphs:
+            _unwrap(schema, tree, graph, ranges)
+
+    return rewrite(data, change), ranges
+
+
+def _unwrap(schema: Any, tree: Any, graph: Any, ranges: Ranges) -> None:
+    kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+
+    def kind(op: Any) -> str:
+        code = tree.operatorCodes[op.opcodeIndex]
+        return str(kinds.get(max(code.builtinCode, code.deprecatedBuiltinCode), ""))
+
+    taken = {int(op.inputs[0]): op for op in graph.operators if kind(op) == "DEQUANTIZE"}
+    floats = schema.TensorType.FLOAT32
+    place: dict[int, int] = {}
+    gone: set[int] = set()
+    for op in graph.operators:
+        source, stored = int(op.inputs[0]) if op.inputs is not None and len(op.inputs) else -1, int(op.outputs[0])
+        if kind(op) != "QUANTIZE" or stored not in taken or graph.tensors[source].type != floats:
+            continue
+        back = taken[stored]
+        place[int(back.outputs[0])] = source
+        ranges[_text(graph.tensors[source].name)] = _range_of(schema, graph.tensors[stored])
+        gone |= {id(op), id(back)}
+    graph.operators = [op for op in graph.operators if id(op) not in gone]
+    _replace(tree, graph, place)
+    _spread(graph, kind, ranges)
+
+
+def _range_of(schema: Any, tensor: Any) -> tuple[float, float]:
+    low, high = {
+        schema.TensorType.INT8: (-128, 127),
+        schema.TensorType.UINT8: (0, 255),
+        schema.TensorType.INT16: (-32768, 32767),
+    }[tensor.type]
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    return scale * (low - zero), scale * (high - zero)
+
+
+def _replace(tree: Any, graph: Any, place: dict[int, int]) -> None:
+    """Let everything that took a DEQUANTIZE's result take the QUANTIZE's input, which inherits the names of results."""
+
+    def now(index: int) -> int:
+        while index in place:
+            index = place[index]
+        return index
+
+    for op in graph.operators:
+        op.inputs = np.asarray([now(int(index)) for index in op.inputs], np.int32)
+    for index in graph.outputs:
+        if int(index) in place:
+            graph.tensors[now(int(index))].name = graph.tensors[int(index)].name
+    graph.outputs = np.asarray([now(int(index)) for index in graph.outputs], np.int32)
+    for signature in tree.signatureDefs or ():
+        if tree.subgraphs[signature.subgraphIndex] is graph:
+            for output in signature.outputs:
+                output.tensorIndex = now(int(output.tensorIndex))
+
+
+def _spread(graph: Any, kind: Any, ranges: Ranges) -> None:
+    """Give tensors that a passive op ties to one with a range the same one."""
+    name = [_text(tensor.name) for tensor in graph.tensors]
+    for op in (*graph.operators, *reversed(graph.operators)):
+        if kind(op) not in _PASSIVE:
+            continue
+        first, result = name[int(op.inputs[0])], name[int(op.outputs[0])]
+        if first in ranges and result not in ranges:
+            ranges[result] = ranges[first]
+        elif result in ranges and first not in ranges:
+            ranges[first] = ranges[result]
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def override(found: dict[str, dict[str, np.ndarray[Any, Any]]], learned: Ranges) -> None:
+    """Put learned ranges in the place of measured ones, where there are any.
+
+    Args:
+        found: smallest and largest value by tensor, as calibration gives them; changed in place.
+        learned: by tensor.
+    """
+    for name, (low, high) in learned.items():
+        if name in found:
+            own = found[name]
+            found[name] = {**own, "min": np.full_like(own["min"], low), "max": np.full_like(own["max"], high)}
