@@ -29,6 +29,7 @@ __all__ = [
     "file_sha256",
     "files_of",
     "looks_like",
+    "process_lives",
     "raw_bytes",
     "sweep_leftovers",
     "write_atomic",
@@ -386,15 +387,21 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             raise _unwritable(target, error) from error
 
 
-def sweep_leftovers(target: Path) -> None:
-    """Remove the temporary folders that killed processes have left in a folder; those of living ones stay."""
-    for folder in target.glob(f"{_PREFIX}*-*") if target.is_dir() else ():
-        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if number.isdigit() and not _lives(int(number)):
+def sweep_leftovers(target: Path, prefix: str = "") -> None:
+    """Remove the temporary folders that killed processes have left in a folder; those of living ones stay.
+
+    Args:
+        target: where they are.
+        prefix: how their names begin, the process' number behind it; empty for those of `atomic_folder`.
+    """
+    prefix = prefix or _PREFIX
+    for folder in target.glob(f"{prefix}*-*") if target.is_dir() else ():
+        number = folder.name.removeprefix(prefix).partition("-")[0]
+        if number.isdigit() and not process_lives(int(number)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
+def process_lives(process: int) -> bool:
     """Whether there is a process of this number; True where that cannot be told."""
     if os.name != "posix":
         return True

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from edgewright.artifact import _lives, file_digest
+from edgewright.artifact import file_digest, process_lives
 from edgewright.errors import ArtifactError, EdgewrightError, UsageError
 
 __all__ = ["Cache", "Entry", "code_digest", "default_root"]
@@ -511,7 +511,7 @@ def _signed(path: Path) -> list[int]:
         numbers = path.read_text(encoding="ascii", errors="replace").split()
     except OSError:
         return []
-    return [int(number) for number in numbers if number.isdecimal() and len(number) < 10 and _lives(int(number))]
+    return [int(number) for number in numbers if number.isdecimal() and len(number) < 10 and process_lives(int(number))]
 
 
 def _by(path: Path) -> str:

@@ -54,9 +54,7 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="k of the top-k
 Threshold = Annotated[float | None, typer.Option("--threshold", help="Score above which a binary decision is positive.")]
 
 
-CacheFolder = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of finished steps.  [default: ~/.cache/edgewright]")
-]
+CacheFolder = Annotated[Path | None, typer.Option("--cache", help="Folder of finished steps.  [default: ~/.cache/edgewright]")]
 
 
 def demo(

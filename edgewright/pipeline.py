@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes
+from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes, sweep_leftovers
 from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.cache import Cache, Entry, code_digest
 from edgewright.conversion import TRAINING_FORMATS, Data, Lowering, Progress, described, lower
@@ -38,7 +39,7 @@ from edgewright.report import Receipt
 from edgewright.runtime.engines import ENGINES
 from edgewright.runtime.machine import fingerprint
 from edgewright.samples import is_function, open_samples
-from edgewright.step import Step, StepContext
+from edgewright.step import Claim, Step, StepContext
 from edgewright.verification import VERIFY_SAMPLES, random_inputs, store_outputs
 from edgewright.worker import Worker
 
@@ -56,12 +57,17 @@ _CODE = (
     "benchmarks/weighted",
     "conversion",
     "converters",
+    "evaluation",
+    "keras_layers",
     "optimizers",
+    "pass_job",
+    "pipeline",
     "preprocess",
     "runtime",
     "sample_sources",
     "samples",
     "tasks",
+    "verification",
 )
 """The parts of Edgewright that results depend on; what only prints or plans is not among them."""
 
@@ -111,16 +117,20 @@ class Run:
         self.sha256 = file_sha256(model)
         self.known = Artifact.load(model)
         self._custom = _source_digest(settings.trust.custom)
-        self._work = tempfile.TemporaryDirectory(prefix="edgewright-")
+        sweep_leftovers(Path(tempfile.gettempdir()), "edgewright-")
+        self._work = tempfile.TemporaryDirectory(prefix=f"edgewright-{os.getpid()}-")
         self._children: dict[str, Worker] = {}
         self._pool = ThreadPoolExecutor(1)
         self._hiring = threading.Lock()
+        self._ended = False
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The children first: what runs in a thread of the pool then ends, whatever it waits for.
+        # Cache and children first: what runs in a thread of the pool then ends, whatever it waits for.
+        self.cache.close()
+        self._ended = True
         self.rest()
         self._pool.shutdown()
         self._work.cleanup()
@@ -171,7 +181,8 @@ class Run:
             return _saved(lower(model, format, out, options, self.settings.trust, child, progress, notes))
 
         step = PlannedStep(lower_title(model, batch, integer), "lower", options, raw_bytes(model))
-        parts = self._parts(sha256, ("tensorflow", "keras"), options=options, sidecar=_sidecar(model))
+        name, known = self.model.stem, _sidecar(model)
+        parts = self._parts(sha256, ("tensorflow", "keras"), options=options, name=name, sidecar=known)
         return _artifact(self._step(step, parts, make))
 
     def source(self) -> Artifact:
@@ -195,6 +206,8 @@ class Run:
             options=options,
             samples=samples.digest if samples else "",
             seed=self.settings.seed,
+            original=self.sha256,
+            name=self.model.stem,
             sidecar=_sidecar(model.path),
         )
         return self._step(replace(planned, model_bytes=raw_bytes(model.path)), parts, make)
@@ -229,6 +242,9 @@ class Run:
             samples=samples.spec if samples else None,
             worker=self._child(child),
             seed=self.settings.seed,
+            original=self.model,
+            trust=self.settings.trust.code,
+            custom=self.settings.trust.custom,
             progress=progress,
             warnings=notes,
         )
@@ -397,6 +413,8 @@ class Run:
     def _child(self, role: str) -> Worker:
         """The child for one sort of work; a new one if the last has ended."""
         with self._hiring:
+            if self._ended:
+                raise EdgewrightError("the run has ended")
             child = self._children.get(role)
             if child is None or not child.alive:
                 if child is not None:
@@ -419,11 +437,14 @@ def make_file(run: Run, export: Export, samples: Callable[[tuple[TensorSpec, ...
     path, sha256, warnings = run.model, run.sha256, list[str]()
     claims: list[Claimed] = []
     receipts: list[Receipt] = []
+    heard = 0
     for name, step in export.passes:
         model = _artifact_at(run, path, sha256)
         entry = run.passed(step, name, model, samples(model.inputs) if step.needs_samples() else None)
         made = _artifact(entry)
-        claims += [Claimed(name, claim) for claim in step.claims()]
+        told = made.meta.extra.get("claims", ())
+        claims += [Claimed(name, claim) for claim in (*step.claims(), *(Claim(**claim) for claim in told[heard:]))]
+        heard = len(told)
         before, after = run.inspected(path, sha256), run.inspected(made.path, made.sha256)
         receipts.append(receipt(name, before, after, made, claims))
         warnings += entry.value["notes"]

@@ -286,6 +286,7 @@ def recipe_schema() -> dict[str, Any]:
             "to": {"type": "array", "items": {"enum": WRITERS.names()}, "description": "Targets that it is for."},
             "steps": {"type": "array", "items": {"oneOf": steps}},
         },
+        "required": ["steps"],
         "additionalProperties": False,
     }
 

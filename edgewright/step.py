@@ -49,6 +49,10 @@ class StepContext:
         samples: calibration or training data, None if the user gave none.
         worker: a child process for the step's jobs, started early so that its imports overlap with other work.
         seed: for everything random.
+        original: the model as the user gave it, whose outputs a pass may train on; None for the model itself.
+        scratch: folder that outlives a kill, for what a long step needs to go on; None if there is none.
+        trust: run code that the model file carries.
+        custom: module that registers the model's custom objects.
         progress: called with a share between 0 and 1 and what is being done.
         warnings: what the step wants its user to know; the step appends.
     """
@@ -57,6 +61,10 @@ class StepContext:
     samples: SamplesSpec | None = None
     worker: Worker | None = None
     seed: int = 0
+    original: Path | None = None
+    scratch: Path | None = None
+    trust: bool = False
+    custom: str | None = None
     progress: Callable[[float, str], None] = _no_progress
     warnings: list[str] = field(default_factory=list)
 

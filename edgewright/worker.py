@@ -82,7 +82,7 @@ class Worker:
         self._submitting = threading.Lock()
         self._end: WorkerError | None = None
         self._log = tempfile.TemporaryFile()
-        self._scratch = tempfile.TemporaryDirectory(prefix="edgewright-child-", ignore_cleanup_errors=True)
+        self._scratch = tempfile.TemporaryDirectory(prefix=f"edgewright-{os.getpid()}-child-", ignore_cleanup_errors=True)
         verbose = log.isEnabledFor(logging.DEBUG)
         environment = {**os.environ, **ENVIRONMENT, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._scratch.name)}
         environment["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else ENVIRONMENT["TF_CPP_MIN_LOG_LEVEL"]

@@ -1,0 +1,197 @@
+"""Weight clustering: every kernel is drawn from a few centroids, which are trained by gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from edgewright.errors import UnsupportedError, UsageError
+from edgewright.optimizers.graph import Array, Kernel, channel_scales, fold_batch_norm, kernels_of
+from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task, literal
+from edgewright.optimizers.shaping import Clustering, Shape, bake, shaped
+from edgewright.optimizers.training import FitOptions
+from edgewright.step import Claim
+
+__all__ = ["Cluster", "ClusterOptions", "kmeans"]
+
+_MOST = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions(FitOptions):
+    """How kernels are clustered.
+
+    Args:
+        clusters: different values per tensor, or per output channel.
+        init: where centroids start: "kmeans++" (D. Arthur, S. Vassilvitskii, SODA 2007), "linear" from the smallest to the
+            largest value, "density" at quantiles; then Lloyd's algorithm (S. Han, H. Mao, W. Dally, "Deep compression",
+            ICLR 2016).
+        per: "scaled" clusters a tensor's values in units of each channel's largest one: per-channel int8 keeps these clusters
+            for the whole tensor. "tensor" clusters the values themselves, which int8 keeps per channel. "channel" gives every
+            output channel centroids of its own.
+        preserve_zeros: zeros of the model stay zeros, and count as one cluster; "auto" does so where a kernel has 5 % or more.
+        include: patterns of the layers that are clustered.
+        exclude: patterns of the layers that are not.
+        smallest: kernels with fewer values than this are left as they are.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+
+    clusters: int = 16
+    init: Literal["kmeans++", "linear", "density"] = "kmeans++"
+    per: Literal["scaled", "tensor", "channel"] = "scaled"
+    preserve_zeros: Literal["auto", "yes", "no"] = "auto"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    smallest: int = 64
+
+
+@PASSES.register("cluster")
+class Cluster(KerasPass):
+    """Clusters kernels after BatchNorm is folded into them, and trains the centroids; the counts are exact at the end."""
+
+    name: ClassVar[str] = "cluster"
+    Options: ClassVar[type[ClusterOptions]] = ClusterOptions
+
+    def __init__(self, options: ClusterOptions) -> None:
+        super().__init__(options)
+        if not 2 <= options.clusters <= _MOST:
+            raise UsageError(f"option 'clusters' is {options.clusters}, it must be from 2 to {_MOST}")
+
+    def transform(self, task: Task) -> Outcome:
+        """The clustered model; see `KerasPass.transform`."""
+        model, folded = fold_batch_norm(task.model)
+        if folded:
+            task.notes.append(f"{len(folded)} BatchNorms were folded before clustering: what is clustered is what the file holds")
+        found = kernels_of(model, self.options.include, self.options.exclude)
+        kernels = [kernel for kernel in found if np.prod(kernel.shape) >= self.options.smallest]
+        if not kernels:
+            raise UnsupportedError(
+                f"no layer of '{model.name}' is to be clustered: include is {list(self.options.include)}, exclude is "
+                f"{list(self.options.exclude)}, smallest is {self.options.smallest}",
+                hint=f"layers with kernels: {', '.join(dict.fromkeys(k.layer.name for k in kernels_of(model))) or 'none'}",
+            )
+        rng = np.random.default_rng(task.seed)
+        shapes = []
+        for kernel in kernels:
+            values = kernel.values()
+            zero = self._keeps_zeros(values)
+            clustering = self._clustering(kernel, values, zero, rng)
+            function, centroids = clustering.shape(zero=zero)
+            kernel.variable.trainable = False
+            shapes.append(Shape(kernel, [function], [centroids]))
+        if task.trainer is not None and task.trainer.options.epochs:
+            task.trainer.fit(shaped(model, shapes), "clustering")
+        bake(shapes)
+        for kernel in kernels:
+            kernel.variable.trainable = True
+        return Outcome(model, tuple(self._claim(kernel) for kernel in kernels if self.options.per == "tensor"))
+
+    def _claim(self, kernel: Kernel) -> Claim:
+        return Claim("unique", float(self.options.clusters), literal(kernel.path))
+
+    def _keeps_zeros(self, values: Array) -> bool:
+        if self.options.preserve_zeros == "auto":
+            return bool(np.mean(values == 0.0) >= 0.05)
+        return bool(self.options.preserve_zeros == "yes")
+
+    def _clustering(self, kernel: Kernel, values: Array, zero: bool, rng: np.random.Generator) -> Clustering:
+        count = self.options.clusters
+        if self.options.per == "channel":
+            return _per_channel(values, kernel.inputs, count, zero, self.options.init, rng)
+        if self.options.per == "tensor":
+            centroids = kmeans(values.ravel(), count, init=self.options.init, zero=zero, rng=rng)
+            return Clustering(centroids, _nearest(values, centroids, zero), np.ones((1,) * values.ndim, np.float32))
+        scales = channel_scales(values, kernel.inputs)
+        normal = values / scales
+        centroids = kmeans(normal.ravel(), count, init=self.options.init, zero=zero, rng=rng, ends=True)
+        return Clustering(centroids, _nearest(normal, centroids, zero), scales)
+
+
+def kmeans(
+    values: Array,
+    count: int,
+    *,
+    init: str,
+    zero: bool,
+    rng: np.random.Generator,
+    ends: bool = False,
+    rounds: int = 50,
+) -> Array:
+    """Centroids of one-dimensional values, ascending, by Lloyd's algorithm on the sorted values.
+
+    Args:
+        values: shape (n,).
+        count: how many centroids at most.
+        init: "kmeans++", "linear" or "density".
+        zero: one centroid is 0 and stays there.
+        rng: for kmeans++.
+        ends: one centroid each is -1 and 1 and stays there, if values reach these.
+        rounds: of Lloyd's algorithm at most.
+    """
+    ordered = np.sort(values.astype(np.float64))
+    if zero:
+        ordered = ordered[ordered != 0.0]
+    fixed = [*([0.0] if zero else []), *([end for end in (-1.0, 1.0) if np.any(np.abs(ordered - end) < 1e-6)] if ends else [])]
+    different = np.unique(ordered)
+    free = min(count - len(fixed), len(different))
+    if free <= 0 or not len(ordered):
+        return np.sort(np.asarray(fixed if fixed else [0.0], np.float32))
+    start = _start(ordered, different, free, init, rng)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    for _ in range(rounds):
+        centroids = np.sort(np.concatenate([start, fixed]))
+        edges = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2)
+        low, high = np.concatenate([[0], edges]), np.concatenate([edges, [len(ordered)]])
+        sizes = high - low
+        means = np.where(sizes > 0, (sums[high] - sums[low]) / np.maximum(sizes, 1), centroids)
+        moved = means[~np.isin(centroids, fixed)]
+        if len(moved) == len(start) and np.allclose(moved, start, rtol=0, atol=1e-9):
+            break
+        start = moved
+    return np.unique(np.concatenate([start, fixed]).astype(np.float32))
+
+
+def _start(ordered: Array, different: Array, count: int, init: str, rng: np.random.Generator) -> Array:
+    if init == "linear":
+        return np.linspace(ordered[0], ordered[-1], count)
+    if init == "density":
+        return np.unique(np.quantile(ordered, (np.arange(count) + 0.5) / count))
+    chosen = [float(rng.choice(different))]
+    distance = np.square(ordered - chosen[0])
+    while len(chosen) < count and distance.sum() > 0:
+        chosen.append(float(rng.choice(ordered, p=distance / distance.sum())))
+        distance = np.minimum(distance, np.square(ordered - chosen[-1]))
+    return np.sort(np.asarray(chosen))
+
+
+def _nearest(values: Array, centroids: Array, zero: bool) -> Array:
+    """Index of the nearest centroid of every value; with `zero`, zeros keep theirs and no other value takes it."""
+    if not zero:
+        return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values).astype(np.int32)
+    others = np.flatnonzero(centroids != 0.0)
+    if not len(others):
+        return np.zeros(values.shape, np.int32)
+    rest = centroids[others]
+    found = others[np.searchsorted((rest[1:] + rest[:-1]) / 2, values)]
+    return np.where(values == 0.0, int(np.flatnonzero(centroids == 0.0)[0]), found).astype(np.int32)
+
+
+def _per_channel(
+    values: Array, inputs: tuple[int, ...], count: int, zero: bool, init: str, rng: np.random.Generator
+) -> Clustering:
+    """Centroids of every output channel by itself, one list of all of them."""
+    order = [*(axis for axis in range(values.ndim) if axis not in inputs), *inputs]
+    moved = values.transpose(order)
+    channels = moved.reshape(-1, int(np.prod(moved.shape[values.ndim - len(inputs) :])))
+    centroids: list[Array] = []
+    assignment = np.zeros(channels.shape, np.int32)
+    for row, channel in enumerate(channels):
+        own = kmeans(channel, count, init=init, zero=zero, rng=rng)
+        assignment[row] = _nearest(channel, own, zero) + sum(map(len, centroids))
+        centroids.append(own)
+    placed = assignment.reshape(moved.shape).transpose(np.argsort(order))
+    return Clustering(np.concatenate(centroids), placed, np.ones((1,) * values.ndim, np.float32))
