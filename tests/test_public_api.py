@@ -15,7 +15,7 @@ GOLDEN = {
         Recipe Report Samples Session Settings TensorSpec Trust Watch __version__ bench compress convert evaluate
         find_recipe inspect open_samples open_session parse_recipe require_success save_report verify""",
     "edgewright.artifact": """Artifact ModelMeta StepRecord TensorSpec atomic_folder deflated_bytes file_digest file_sha256
-        files_of looks_like raw_bytes sweep_leftovers write_atomic""",
+        files_of looks_like process_lives raw_bytes sweep_leftovers write_atomic""",
     "edgewright.benchmarks.accuracy": """PRIMARY accuracy change_of change_unit figures_of is_error metric_names
         task_metrics unit_of wilson_interval""",
     "edgewright.benchmarks.bench": "BenchTarget batch_means bench bench_many histogram_of report_of t_interval t_quantile",
