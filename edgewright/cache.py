@@ -32,7 +32,7 @@ RECORD = "entry.json"
 
 SCHEMA = 1
 
-ENTRIES, MAKING, LOCKS = "entries", "making", "locks"
+ENTRIES, MAKING, LOCKS, SCRATCH = "entries", "making", "locks", "scratch"
 """Folders of a cache: finished steps, those under way, and a lock file for each of these."""
 
 USE = "cache"
@@ -157,6 +157,18 @@ class Cache:
             raise ArtifactError(f"{self.root} does not keep what is written to it: the step '{what}' is gone", _HINT)
         return replace(found, reused=False)
 
+    def scratch(self, kind: str, parts: Mapping[str, Any] | None) -> Path | None:
+        """A folder that outlives a kill, for what a long step needs to go on; None for what has no digest.
+
+        Whoever uses it removes it when the step is done; `clear` does so too.
+        """
+        if parts is None:
+            return None
+        folder = self.root / SCRATCH / _key(kind, parts)
+        with _writing(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def forget(self, kind: str, parts: Mapping[str, Any] | None) -> None:
         """Remove the entry of a step, so that it is done again."""
         if parts is not None:
@@ -193,6 +205,9 @@ class Cache:
                     if time.time() - _used(folder) >= older_than_s:
                         size += _bytes_in(folder)
                         count += 1
+                        shutil.rmtree(folder, ignore_errors=True)
+                for folder in (self.root / SCRATCH).glob("*"):
+                    if time.time() - _used(folder) >= older_than_s:
                         shutil.rmtree(folder, ignore_errors=True)
                 self._sweep()
         finally:

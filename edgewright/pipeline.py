@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -192,14 +193,7 @@ class Run:
 
     def passed(self, step: Step, name: str, model: Artifact, samples: Opened | None) -> Entry:
         """The result of a pass: a Keras model."""
-        options = asdict(step.options)
-
-        def make(folder: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
-            return _saved(
-                step.apply(model, self._context(folder / f"{self.model.stem}.keras", "training", samples, progress, notes))
-            )
-
-        planned = PlannedStep(pass_title(name, model.path), f"pass:{name}", options)
+        options, kind = asdict(step.options), f"pass:{name}"
         parts = self._parts(
             model.sha256,
             ("tensorflow", "keras"),
@@ -209,8 +203,18 @@ class Run:
             original=self.sha256,
             name=self.model.stem,
             sidecar=_sidecar(model.path),
+            files=_digests_of(options),
         )
-        return self._step(replace(planned, model_bytes=raw_bytes(model.path)), parts, make)
+
+        def make(folder: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
+            scratch = self.cache.scratch(kind, parts)
+            context = self._context(folder / f"{self.model.stem}.keras", "training", samples, progress, notes)
+            value = _saved(step.apply(model, replace(context, scratch=scratch)))
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+            return value
+
+        return self._step(PlannedStep(pass_title(name, model.path), kind, options, raw_bytes(model.path)), parts, make)
 
     def exported(self, export: Export, source: Artifact, samples: Opened | None) -> Entry:
         """The file of one target."""
@@ -385,7 +389,7 @@ class Run:
 
     def _parts(self, sha256: str | None, packages: tuple[str, ...], **more: Any) -> dict[str, Any] | None:
         """What a step's result depends on; None if some of it has no digest."""
-        if sha256 is None or self._custom is None or any(more.get(name, "") is None for name in ("samples", "data")):
+        if sha256 is None or self._custom is None or any(more.get(name, "") is None for name in ("samples", "data", "files")):
             return None
         code = code_digest(*_CODE)
         return {"input": sha256, "custom": self._custom, "code": code, "versions": versions(*packages), **more}
@@ -500,6 +504,17 @@ def _sidecar(model: Path) -> str:
     """What the sidecar adds to a model: it goes into the file's lineage and meta."""
     known = Artifact.load(model)
     return json.dumps(known.to_json(), sort_keys=True) if known else ""
+
+
+def _digests_of(options: Mapping[str, Any]) -> list[str] | None:
+    """Digests of the files and functions that options name; None if one cannot be known."""
+    found: list[str | None] = []
+    for value in options.values():
+        if isinstance(value, str) and Path(value).is_file():
+            found.append(file_sha256(Path(value)))
+        elif isinstance(value, str) and is_function(value):
+            found.append(_source_digest(value.partition(":")[0]))
+    return None if None in found else [digest for digest in found if digest is not None]
 
 
 def _engine_version(path: Path, engine: str | None) -> str:

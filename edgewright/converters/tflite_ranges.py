@@ -63,16 +63,18 @@ def _unwrap(schema: Any, tree: Any, graph: Any, ranges: Ranges) -> None:
     floats = schema.TensorType.FLOAT32
     place: dict[int, int] = {}
     gone: set[int] = set()
+    found: dict[int, tuple[float, float]] = {}
     for op in graph.operators:
         source, stored = int(op.inputs[0]) if op.inputs is not None and len(op.inputs) else -1, int(op.outputs[0])
         if kind(op) != "QUANTIZE" or stored not in taken or graph.tensors[source].type != floats:
             continue
         back = taken[stored]
         place[int(back.outputs[0])] = source
-        ranges[_text(graph.tensors[source].name)] = _range_of(schema, graph.tensors[stored])
+        found[source] = _range_of(schema, graph.tensors[stored])
         gone |= {id(op), id(back)}
     graph.operators = [op for op in graph.operators if id(op) not in gone]
     _replace(tree, graph, place)
+    ranges |= {_text(graph.tensors[index].name): own for index, own in found.items()}
     _spread(graph, kind, ranges)
 
 
@@ -98,7 +100,8 @@ def _replace(tree: Any, graph: Any, place: dict[int, int]) -> None:
         op.inputs = np.asarray([now(int(index)) for index in op.inputs], np.int32)
     for index in graph.outputs:
         if int(index) in place:
-            graph.tensors[now(int(index))].name = graph.tensors[int(index)].name
+            kept, left = graph.tensors[now(int(index))], graph.tensors[int(index)]
+            kept.name, left.name = left.name, kept.name
     graph.outputs = np.asarray([now(int(index)) for index in graph.outputs], np.int32)
     for signature in tree.signatureDefs or ():
         if tree.subgraphs[signature.subgraphIndex] is graph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -186,13 +187,27 @@ class Trainer:
         """Training steps in all."""
         return self.options.epochs * -(-len(self.data) // self.options.batch)
 
-    def fit(self, model: Any, what: str, each_step: Callable[[int], None] | None = None) -> Any:
+    def show(self, model: Any, batches: int = 20) -> None:
+        """Run a model on the first batches as in training, without training: layers that learn ranges get their first ones."""
+        for start in range(0, min(len(self.data), batches * self.options.batch), self.options.batch):
+            rows = slice(start, start + self.options.batch)
+            model([self.data.inputs[tensor._keras_history.operation.name][rows] for tensor in model.inputs], training=True)
+
+    def fit(
+        self,
+        model: Any,
+        what: str,
+        each_step: Callable[[int], None] | None = None,
+        hints: Sequence[tuple[Any, Array]] = (),
+    ) -> Any:
         """Train; returns the model, or the one that a function of the user's gives.
 
         Args:
             model: functional, with the inputs and outputs that the data are for.
             what: the pass, for progress.
             each_step: called before every step with its number, from 0.
+            hints: tensors of the model's graph, and what each should be on every sample: their mean squared error is part of
+                the loss (A. Romero et al., "FitNets: Hints for thin deep nets", ICLR 2015).
         """
         options = self.options
         if options.epochs == 0:
@@ -205,8 +220,12 @@ class Trainer:
         rate: Any = options.learning_rate
         if options.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, max(1, self.steps))
-        flat = keras.Model(model.inputs, model.outputs)
-        flat.compile(keras.optimizers.Adam(rate), losses, metrics=metrics, jit_compile=False)
+        targets += [wanted for _, wanted in hints]
+        losses += ["mean_squared_error"] * len(hints)
+        metrics += [[] for _ in hints]
+        with _strategy(options.strategy):
+            flat = keras.Model(model.inputs, [*model.outputs, *(tensor for tensor, _ in hints)])
+            flat.compile(keras.optimizers.Adam(rate), losses, metrics=metrics, jit_compile=False)
         feeds = [self.data.inputs[tensor._keras_history.operation.name] for tensor in model.inputs]
         flat.fit(
             feeds,
@@ -312,6 +331,15 @@ def _loss(kind: str, share: float, width: int, sums: bool, temperature: float) -
         return (1.0 - share) * hard(target[..., :-width], found) + share * soft(target[..., -width:], found)
 
     return loss
+
+
+def _strategy(name: str) -> Any:
+    """The scope that a model is compiled in."""
+    if name == "none":
+        return nullcontext()
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy().scope()
 
 
 def _own_function(text: str) -> Callable[..., Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -39,7 +38,6 @@ class QatOptions(FitOptions):
     Args:
         momentum: of the moving average of activation ranges.
         freeze: share of the training after which ranges are frozen.
-        keep_float: patterns of layers whose kernels and outputs are not rounded in training.
         preserve: keep zeros and clusters that the model has: "auto" where there are any, "no" forgets them.
     """
 
@@ -48,8 +46,7 @@ class QatOptions(FitOptions):
     learning_rate: float = 3e-4
     momentum: float = 0.95
     freeze: float = 0.8
-    keep_float: tuple[str, ...] = ()
-    preserve: str = "auto"
+    preserve: Literal["auto", "no"] = "auto"
 
 
 @PASSES.register("qat")
@@ -71,7 +68,7 @@ class Qat(KerasPass):
         left = [layer.name for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
         if left:
             task.notes.append(f"BatchNorms that follow no convolution or dense layer are trained as they are: {', '.join(left)}")
-        kernels = [k for k in kernels_of(model) if not self._floats(k.layer.name)]
+        kernels = kernels_of(model)
         shapes = [self._shape(kernel) for kernel in kernels]
         model, quants = self._with_ranges(model)
         trained = shaped(model, shapes)
@@ -85,6 +82,7 @@ class Qat(KerasPass):
                     for quant in quants:
                         quant.momentum_now.assign(1.0)
 
+            trainer.show(trained)
             trainer.fit(trained, "quantization-aware training", freeze)
         bake(shapes)
         for kernel in kernels:
@@ -93,9 +91,6 @@ class Qat(KerasPass):
             quant.frozen = True
             quant.momentum_now.assign(quant.momentum)
         return Outcome(model)
-
-    def _floats(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.options.keep_float)
 
     def _shape(self, kernel: Kernel) -> Shape:
         """How a kernel is computed in training: its zeros and clusters kept, then rounded."""
@@ -124,7 +119,7 @@ class Qat(KerasPass):
         counts: dict[str, int] = {}
 
         def quantized(layer: Any, result: Any) -> Any:
-            if id(layer) in silent or self._floats(layer.name) or not hasattr(result, "shape"):
+            if id(layer) in silent or not hasattr(result, "shape"):
                 return result
             if str(result.dtype) != "float32":
                 return result
@@ -152,6 +147,8 @@ def _without_rounding(model: Any) -> set[int]:
         activation = _activation(operation)
         after = takers.get(id(operation), [])
         fuses = activation == "linear" and len(after) == 1 and _is_fused(after[0])
+        if None in after:  # the model's output is called after it; the export measures its range
+            found.add(id(operation))
         if kind == "InputLayer":
             continue
         if kind in _PASSIVE or activation in _BOUNDED or (fuses and hasattr(operation, "kernel")):
