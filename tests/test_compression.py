@@ -140,13 +140,14 @@ def test_a_rerun_does_nothing_and_gives_the_same_bytes(trained, tmp_path, monkey
 
 def test_what_is_asked_for_anew_is_done_anew(trained, tmp_path):
     """Another option, other samples or a file that was changed: only the steps that depend on it are done again."""
-    run(trained, "classifier", tmp_path)
+    own = {"cache": tmp_path / "cache"}
+    run(trained, "classifier", tmp_path, **own)
     seen = Seen()
-    run(trained, "classifier", tmp_path, overrides={"export": {"io": "int8"}}, watch=seen)
+    run(trained, "classifier", tmp_path, overrides={"export": {"io": "int8"}}, watch=seen, **own)
     assert "write classifier_int8.tflite" in seen.done and "classifier.keras to float32 TFLite" in seen.reused
     (tmp_path / "classifier_int8.tflite").write_bytes(b"changed by hand")
     seen = Seen()
-    report = run(trained, "classifier", tmp_path, watch=seen)
+    report = run(trained, "classifier", tmp_path, watch=seen, **own)
     assert seen.done == []
     assert file_sha256(tmp_path / "classifier_int8.tflite") == report.results[0].sha256
 

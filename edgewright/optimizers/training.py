@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -268,7 +269,8 @@ class Trainer:
         if options.patience:
             found.append(keras.callbacks.EarlyStopping(patience=options.patience, restore_best_weights=True))
         if self.resume is not None:
-            found.append(keras.callbacks.BackupAndRestore(str(self.resume)))
+            _mend(self.resume)
+            found.append(keras.callbacks.BackupAndRestore(str(self.resume), double_checkpoint=True))
         if options.tensorboard:
             found.append(keras.callbacks.TensorBoard(options.tensorboard))
         return found
@@ -331,6 +333,24 @@ def _loss(kind: str, share: float, width: int, sums: bool, temperature: float) -
         return (1.0 - share) * hard(target[..., :-width], found) + share * soft(target[..., -width:], found)
 
     return loss
+
+
+def _mend(folder: Path) -> None:
+    """Remove what a kill left half-written of Keras' two backups: it starts anew where neither is whole."""
+    import h5py
+
+    for end in ("", ".bkp"):
+        weights, state = folder / f"latest.weights.h5{end}", folder / f"training_metadata.json{end}"
+        try:
+            with h5py.File(weights) as file:
+                file.visititems(lambda _, node: node[()] if isinstance(node, h5py.Dataset) else None)
+            json.loads(state.read_text())
+        except (OSError, ValueError, RuntimeError, KeyError):
+            weights.unlink(missing_ok=True)
+            state.unlink(missing_ok=True)
+    if not (folder / "latest.weights.h5").is_file() and (folder / "latest.weights.h5.bkp").is_file():
+        for name in ("latest.weights.h5", "training_metadata.json"):
+            (folder / f"{name}.bkp").rename(folder / name)
 
 
 def _strategy(name: str) -> Any:

@@ -1,8 +1,10 @@
 """Passes from end to end: what they promise, read from the exported files by LiteRT and OpenVINO themselves."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from edgewright.compression import compress, require_success
 from edgewright.errors import EdgewrightError, UnsupportedError, UsageError
-from edgewright.planning import Settings
+from edgewright.planning import Settings, Watch
 from edgewright.recipe import parse_recipe
 
 UNMEASURED = Settings(bench=False)
@@ -136,11 +138,13 @@ def test_a_student_is_smaller_and_learns(trained, tmp_path):
     assert any("the student has" in warning for warning in file.warnings)
 
 
+@pytest.mark.slow
 def test_without_labels_a_pass_learns_the_originals_outputs(trained, tmp_path):
     report = run(trained, tmp_path, [("qat", "epochs = 2")], to=["tflite"], samples=trained / "classifier_calib.npz")
     assert report.results[0].metric("top1_agreement").value > 0.9
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(trained, tmp_path):
     steps = [("prune", "sparsity = 0.5\nepochs = 2"), ("qat", "epochs = 1")]
     found = [run(trained, tmp_path / n, steps, to=["tflite"], cache=tmp_path / f"cache{n}").results[0].sha256 for n in "ab"]
@@ -179,3 +183,48 @@ keras.Model(x, keras.layers.Dense(2)(x)).export(sys.argv[1], verbose=False)
             tmp_path / "saved", tmp_path / "out", recipe=recipe(("qat", "")), samples=tmp_path / "x.npz", settings=UNMEASURED
         )
     assert not Path(tmp_path / "out").exists()
+
+
+class Told(Watch):
+    """Remembers what was told while a step went on."""
+
+    def __init__(self):
+        self.texts = []
+
+    def progress(self, step, share, text):
+        self.texts.append(text)
+
+
+def test_a_killed_training_goes_on_where_it_was(trained, tmp_path):
+    (tmp_path / "long.toml").write_text('[[steps]]\nstep = "qat"\nepochs = 60\nbatch = 8\n')
+    data = ("-s", trained / "classifier_test.npz", "--to", "tflite", "--no-bench", "--cache", tmp_path / "cache", "-o", tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "edgewright.cli",
+        "compress",
+        trained / "classifier.keras",
+        "-r",
+        tmp_path / "long.toml",
+        *data,
+    ]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE) as running:
+        end = time.monotonic() + 120
+        while not list((tmp_path / "cache" / "scratch").glob("*/*.h5.bkp")) and time.monotonic() < end and running.poll() is None:
+            time.sleep(0.05)
+        assert running.poll() is None, running.stderr.read().decode()
+        running.kill()
+    told = Told()
+    compress(
+        trained / "classifier.keras",
+        tmp_path,
+        recipe=str(tmp_path / "long.toml"),
+        to=["tflite"],
+        samples=trained / "classifier_test.npz",
+        settings=UNMEASURED,
+        cache=tmp_path / "cache",
+        watch=told,
+    )
+    epochs = [int(found[1]) for text in told.texts if (found := re.search(r"epoch (\d+) of 60", text))]
+    assert epochs and min(epochs) > 1 and max(epochs) == 60
+    assert list((tmp_path / "cache" / "scratch").glob("*")) == []
