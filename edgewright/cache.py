@@ -13,15 +13,16 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from edgewright.artifact import file_digest, process_lives
-from edgewright.errors import ArtifactError, EdgewrightError, UsageError
+from edgewright.artifact import file_digest
+from edgewright.errors import ArtifactError, EdgewrightError
+from edgewright.locks import HINT, lock_file, writing
 
 __all__ = ["Cache", "Entry", "code_digest", "default_root"]
 
@@ -100,7 +101,7 @@ class Cache:
         self._unkept = ExitStack()
         self._use = ExitStack()
         self._closing = threading.Event()
-        with _writing(self.root):
+        with writing(self.root):
             self._share()
             for name in (ENTRIES, MAKING):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ class Cache:
             self._make(key, kind, what, parts, make)
             found = _read(self._place(key))
         if found is None:
-            raise ArtifactError(f"{self.root} does not keep what is written to it: the step '{what}' is gone", _HINT)
+            raise ArtifactError(f"{self.root} does not keep what is written to it: the step '{what}' is gone", HINT)
         return replace(found, reused=False)
 
     def scratch(self, kind: str, parts: Mapping[str, Any] | None) -> Path | None:
@@ -165,7 +166,7 @@ class Cache:
         if parts is None:
             return None
         folder = self.root / SCRATCH / _key(kind, parts)
-        with _writing(self.root):
+        with writing(self.root):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -200,7 +201,7 @@ class Cache:
         count = size = 0
         self._use.close()
         try:
-            with _lock(self.root / LOCKS / USE, wait=False):
+            with lock_file(self.root / LOCKS / USE, wait=False):
                 for folder in (self.root / ENTRIES).glob("*/*"):
                     if time.time() - _used(folder) >= older_than_s:
                         size += _bytes_in(folder)
@@ -216,11 +217,11 @@ class Cache:
 
     def _share(self) -> None:
         """Tell `clear` of other processes that this one uses the cache."""
-        self._use.enter_context(_lock(self.root / LOCKS / USE, what="the cache is being cleared", shared=True))
+        self._use.enter_context(lock_file(self.root / LOCKS / USE, what="the cache is being cleared", shared=True))
 
     def _locked(self, key: str, *, what: str) -> AbstractContextManager[None]:
         """The lock of a step, which its maker has alone."""
-        return _lock(self.root / LOCKS / key, what=f"the step '{what}' is being done", stop=self._closing)
+        return lock_file(self.root / LOCKS / key, what=f"the step '{what}' is being done", stop=self._closing)
 
     def _place(self, key: str) -> Path:
         return self.root / ENTRIES / key[:2] / key
@@ -230,10 +231,10 @@ class Cache:
         folder, target = self.root / MAKING / key, self._place(key)
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            with _writing(self.root):
+            with writing(self.root):
                 folder.mkdir(parents=True)
             made = _made(folder, kind, what, make, kept=True)
-            with _writing(self.root):
+            with writing(self.root):
                 _write_record(made, parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folder.rename(target)
@@ -245,9 +246,9 @@ class Cache:
         key = f"unkept-{uuid.uuid4().hex}"
         folder = self.root / MAKING / key
         with ExitStack() as stack:
-            stack.enter_context(_lock(self.root / LOCKS / key))
+            stack.enter_context(lock_file(self.root / LOCKS / key))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            with _writing(self.root):
+            with writing(self.root):
                 folder.mkdir(parents=True)
             made = _made(folder, kind, what, make, kept=False)
             self._unkept.push(stack.pop_all())
@@ -276,7 +277,7 @@ class Cache:
         """Remove what killed processes left: unfinished steps and lock files, wherever nobody holds the lock."""
         left = {name for folder in (MAKING, LOCKS) for name in _names_in(self.root / folder)} - {USE}
         for name in left:
-            with suppress(EdgewrightError), _lock(self.root / LOCKS / name, wait=False):
+            with suppress(EdgewrightError), lock_file(self.root / LOCKS / name, wait=False):
                 shutil.rmtree(self.root / MAKING / name, ignore_errors=True)
 
 
@@ -316,24 +317,8 @@ def _is_source(file: Path) -> bool:
     return file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
 
 
-_HINT = "free space there, clear it with 'edgewright cache clear', or name another folder in EDGEWRIGHT_CACHE"
-
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 """What only writing fails with."""
-
-
-@contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    """Turn what the file system refuses within the block into one error.
-
-    Raises:
-        ArtifactError: the block raised an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise ArtifactError(f"the cache {root} cannot be used: {why[:1].lower()}{why[1:]}", hint=_HINT) from error
 
 
 def _key(kind: str, parts: Mapping[str, Any]) -> str:
@@ -349,9 +334,9 @@ def _made(folder: Path, kind: str, what: str, make: Make, *, kept: bool) -> Entr
         named = [name for name in (error.filename, error.filename2) if name is not None]
         if not (any(_below(name, folder) for name in named) if named else error.errno in _FULL):
             raise
-        with _writing(folder.parents[1]):
+        with writing(folder.parents[1]):
             raise
-    with _writing(folder.parents[1]):
+    with writing(folder.parents[1]):
         files = {file.relative_to(folder).as_posix(): file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
         size = sum((folder / name).stat().st_size for name in files)
     return Entry(folder, kind, what, value, time.monotonic() - started, files, size, reused=False, kept=kept)
@@ -417,122 +402,3 @@ def _bytes_in(folder: Path) -> int:
             with suppress(OSError):
                 total += (Path(root) / name).lstat().st_size
     return total
-
-
-_holders: dict[Path, int] = {}
-"""The threads of this process that hold a lock for themselves alone, by lock file."""
-
-
-@contextmanager
-def _lock(
-    path: Path, *, what: str = "", shared: bool = False, wait: bool = True, stop: threading.Event | None = None
-) -> Iterator[None]:
-    """Hold a lock file that names this process; the system lets go of it when the process dies, however it dies.
-
-    Args:
-        path: the file.
-        what: told once while waiting for another process.
-        shared: let others hold it too, who also share it.
-        wait: False refuses at once.
-        stop: ends the waiting when it is set.
-
-    Raises:
-        UsageError: it is held by another process and `wait` is False, or by this thread.
-        EdgewrightError: `stop` was set.
-        ArtifactError: the file cannot be made or locked.
-    """
-    began, told = time.monotonic(), False
-    while (handle := _try_lock(path, shared)) is None:
-        if _holders.get(path.resolve()) == threading.get_ident():
-            raise UsageError(f"{what} by this very thread: it waits for itself", hint="a step must not ask for its own result")
-        if not wait:
-            raise UsageError(f"the cache is in use{_by(path)}", hint="try again when that is done")
-        if not told and time.monotonic() - began > 1:
-            log.warning("%s%s: waiting for it", what, _by(path))
-            told = True
-        if stop is None:
-            time.sleep(0.1)
-        elif stop.wait(0.1):
-            raise EdgewrightError(f"{what}{_by(path)}: waiting for it was given up")
-    with handle:
-        if shared:
-            _sign(handle, [*_signed(path), os.getpid()])
-        else:
-            _sign(handle, [os.getpid()])
-            _holders[path.resolve()] = threading.get_ident()
-        try:
-            yield
-        finally:
-            if shared:
-                others = _signed(path)
-                with suppress(ValueError):
-                    others.remove(os.getpid())
-                _sign(handle, others)
-            else:
-                del _holders[path.resolve()]
-                with suppress(OSError):
-                    path.unlink()
-
-
-def _try_lock(path: Path, shared: bool) -> IO[str] | None:
-    """The file, opened and locked; None if another holds it, or if its last holder has just removed it."""
-    with _writing(path.parents[1]), ExitStack() as stack:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = stack.enter_context(path.open("a+", encoding="ascii"))
-        if _system_lock(handle, shared) and _same(handle, path):
-            stack.pop_all()
-            return handle
-    return None
-
-
-def _same(handle: IO[str], path: Path) -> bool:
-    """Whether the file that was locked is still the one of that name: its last holder may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _system_lock(handle: IO[str], shared: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: byte-range locks, always exclusive; sharing is given up
-        import msvcrt
-
-        if shared:
-            return True
-        try:
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sign(handle: IO[str], processes: list[int]) -> None:
-    """Write into a lock file who holds it; only messages tell of it, so a full disk is no matter."""
-    with suppress(OSError):
-        os.ftruncate(handle.fileno(), 0)
-        os.write(handle.fileno(), "".join(f"{process}\n" for process in processes).encode())
-
-
-def _signed(path: Path) -> list[int]:
-    """The living processes that have signed a lock file, one as often as it holds it."""
-    try:
-        numbers = path.read_text(encoding="ascii", errors="replace").split()
-    except OSError:
-        return []
-    return [int(number) for number in numbers if number.isdecimal() and len(number) < 10 and process_lives(int(number))]
-
-
-def _by(path: Path) -> str:
-    """Who holds a lock, in words."""
-    signed = dict.fromkeys(_signed(path))
-    others = [str(process) for process in signed if process != os.getpid()]
-    if others:
-        return f" by process {' and '.join(others)}"
-    return " by this process" if signed else ""

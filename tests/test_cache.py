@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edgewright import cache as module
 from edgewright.cache import Cache, Entry, code_digest, default_root
 from edgewright.errors import ArtifactError, ConversionError, EdgewrightError, UsageError
+from edgewright.locks import lock_file
 
 PARTS = {"input": "abc", "options": {"precision": "int8"}}
 
@@ -671,7 +672,7 @@ def test_clear_lets_steps_of_this_cache_finish(root):
 def test_opening_waits_for_clear(root, child):
     with Cache(root):
         pass
-    with module._lock(root / "locks" / "cache", wait=False):
+    with lock_file(root / "locks" / "cache", wait=False):
         shutil.rmtree(root / "making")
         process = child()
         assert process.stderr.readline() == f"the cache is being cleared by process {os.getpid()}: waiting for it\n"
