@@ -63,6 +63,7 @@ def test_pruned_is_exactly_zero_in_the_files(trained, tmp_path):
         assert file.metric("accuracy_change").value > -20
 
 
+@pytest.mark.slow
 def test_two_of_four_along_the_inputs(trained, tmp_path):
     run(trained, tmp_path, [("prune", "pattern = '2:4'\nepochs = 2\ninclude = ['hidden']")], to=["tflite"])
     hidden = kernels(tmp_path / "classifier_mine.tflite")[0]
@@ -130,6 +131,7 @@ print(json.dumps([float(np.abs(np.concatenate(found) - wanted).max() / step), [l
     assert not report.lost
 
 
+@pytest.mark.slow
 def test_a_student_is_smaller_and_learns(trained, tmp_path):
     report = run(trained, tmp_path, [("distill", "width = 0.5\nepochs = 25")], to=["tflite"])
     (file,) = report.results
@@ -195,6 +197,7 @@ class Told(Watch):
         self.texts.append(text)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(trained, tmp_path):
     (tmp_path / "long.toml").write_text('[[steps]]\nstep = "qat"\nepochs = 60\nbatch = 8\n')
     data = ("-s", trained / "classifier_test.npz", "--to", "tflite", "--no-bench", "--cache", tmp_path / "cache", "-o", tmp_path)
