@@ -14,19 +14,23 @@ __all__ = ["FakeQuant", "Shaped"]
 class FakeQuant(keras.layers.Layer):
     """Rounds a float32 tensor to the values that an integer tensor of its range can hold, and learns that range.
 
-    Per-tensor and asymmetric, as TFLite's int8 specification has activations: scale = (high - low) / (2^bits - 1), the
-    range widened to hold 0 and shifted so that 0 is a value. Gradients pass within the range (B. Jacob et al.,
+    Per-tensor, as TFLite's specification has activations: scale = (high - low) / (2^bits - 1), the range widened to hold 0
+    and shifted so that 0 is a value; with 16 bits it is symmetric. Gradients pass within the range (B. Jacob et al.,
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, 3.1).
 
     Args:
         bits: of the integers, 8 or 16.
-        momentum: of the moving average of each batch's smallest and largest value; the first batch counts in full.
+        momentum: of the moving average of each batch's range; the first batch counts in full.
+        percentile: what a batch's range is: from the (100 - percentile)-th to the percentile-th percentile of its values;
+            100 is from the smallest to the largest.
         frozen: keep the range as it is. `momentum_now` of 1 does so from within a training that runs.
     """
 
-    def __init__(self, bits: int = 8, momentum: float = 0.95, frozen: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, bits: int = 8, momentum: float = 0.95, percentile: float = 100.0, frozen: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.bits, self.momentum, self.frozen = bits, momentum, frozen
+        self.bits, self.momentum, self.percentile, self.frozen = bits, momentum, percentile, frozen
 
     def build(self, input_shape: Any) -> None:
         """Make the range: two scalars that no optimizer touches."""
@@ -38,8 +42,7 @@ class FakeQuant(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The rounded tensor, of the same shape; in training the range follows the data."""
         if training and not self.frozen:
-            low = keras.ops.minimum(keras.ops.min(inputs), 0.0)
-            high = keras.ops.maximum(keras.ops.max(inputs), 0.0)
+            low, high = self._seen(inputs)
             unset = keras.ops.equal(self.low, self.high)
             keep = keras.ops.where(unset, 0.0, self.momentum_now)
             self.low.assign(keep * self.low + (1.0 - keep) * low)
@@ -48,13 +51,28 @@ class FakeQuant(keras.layers.Layer):
         high = keras.ops.maximum(high, low + 1e-6)
         return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=self.bits)
 
+    def _seen(self, inputs: Any) -> tuple[Any, Any]:
+        """The range of a batch, widened to hold 0."""
+        ops = keras.ops
+        if self.percentile >= 100.0:
+            low, high = ops.min(inputs), ops.max(inputs)
+        else:
+            share = self.percentile / 100.0
+            low, high = ops.quantile(inputs, 1.0 - share), ops.quantile(inputs, share)
+        low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
+        if self.bits == 16:
+            high = ops.maximum(-low, high)
+            low = -high
+        return low, high
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """What loading needs."""
-        return {**super().get_config(), "bits": self.bits, "momentum": self.momentum, "frozen": self.frozen}
+        own = {"bits": self.bits, "momentum": self.momentum, "percentile": self.percentile, "frozen": self.frozen}
+        return {**super().get_config(), **own}
 
 
 class Shaped(keras.layers.Layer):

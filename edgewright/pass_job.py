@@ -51,7 +51,7 @@ def run_pass(
         custom: module that registers custom objects.
 
     Returns:
-        inputs and outputs of the new model, `claims`, `warnings`, `samples` that were trained with, `versions`.
+        inputs and outputs of the new model, `claims`, `mixed`, `warnings`, `samples` that were trained with, `versions`.
 
     Raises:
         UnsupportedError: the model is subclassed, or has something that the pass cannot do.
@@ -91,6 +91,7 @@ def run_pass(
         "inputs": [spec.to_json() for spec in written[0]],
         "outputs": [spec.to_json() for spec in written[1]],
         "claims": [asdict(claim) for claim in outcome.claims],
+        "mixed": {name: list(layers) for name, layers in outcome.mixed.items()},
         "warnings": [*notes, *(opened.warnings if opened else ())],
         "samples": {"what": len(opened), "digest": opened.digest()} if opened else None,
         "versions": versions("tensorflow", "keras"),

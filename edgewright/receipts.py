@@ -161,7 +161,7 @@ def _checked(
     """One claim beside its fact."""
     claim = claimed.claim
     if claim.quantity == "bits":
-        return _bits(claimed.step, float(claim.value), before, after)
+        return _bits(claimed.step, float(claim.value), before, after, made)
     if claim.quantity == "io":
         return _io(claimed.step, str(claim.value), made)
     if claim.quantity == "float_ops":
@@ -179,15 +179,18 @@ def _checked(
 _TITLES = {"sparsity": "zeros in the weights", "unique": "different values of the weights"}
 
 
-def _bits(step: str, bits: float, before: ModelInfo, after: ModelInfo) -> Promise:
+def _bits(step: str, bits: float, before: ModelInfo, after: ModelInfo, made: Artifact) -> Promise:
     kernels = [weight for weight in after.weights if is_kernel(weight)]
+    kept = sum(item["how"] == "keep_float" and item["kernel"] for item in made.meta.extra.get("kept", ()))
+    narrow = max(0, len(kernels) - kept)
     found = Counter(weight.bits for weight in kernels)
     text = ", ".join(f"{size} bits in {count} of {len(kernels)}" for size, count in sorted(found.items())) or "no kernels"
     wide = [weight.name for weight in kernels if weight.bits > bits]
     gone = not kernels and any(is_kernel(weight) for weight in before.weights)
-    why = _some("wider", wide) or ("the model before had kernels" if gone else "")
-    promised = f"{bits:g} bits in {len(kernels)} of {len(kernels)}" if kernels else f"{bits:g} bits"
-    return Promise(step, "stored width of the kernels", promised, text, not wide and not gone, why)
+    fine = len(wide) <= kept and not gone
+    why = "" if fine else _some("wider", wide) or "the model before had kernels"
+    promised = f"{bits:g} bits in {narrow} of {len(kernels)}" if kernels else f"{bits:g} bits"
+    return Promise(step, "stored width of the kernels", promised, text, fine, why)
 
 
 def _some(what: str, names: Sequence[str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import TensorSpec
 from edgewright.converters.tflite_file import layer_of, set_signature
+from edgewright.converters.tflite_rewrite import rewrite
 from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError, WorkerMemoryError, needs
 
 __all__ = ["lower_function"]
@@ -28,7 +29,7 @@ def lower_function(
     *,
     batch: int | None,
     select_tf: bool,
-    layers: Sequence[str] = (),
+    marks: Mapping[str, str] | None = None,
 ) -> None:
     """Trace a function and write it as a float32 TFLite file with one signature.
 
@@ -39,7 +40,7 @@ def lower_function(
         out: the file to write.
         batch: fixed batch size, None keeps it free.
         select_tf: allow ops that need the Flex delegate.
-        layers: names of the model's layers, if it has any, for messages.
+        marks: the model's layers, if it has any: their names by what they are called while the function is traced.
 
     Raises:
         UnsupportedError: an op or a shape cannot be expressed in TFLite; op and layer are named.
@@ -68,8 +69,28 @@ def lower_function(
     except MemoryError as error:
         raise WorkerMemoryError("TensorFlow's converter ran out of memory", hint="use a machine with more memory") from error
     except Exception as error:  # the converter raises its own private types, and plain ones
-        raise _explain(str(error), frozen, layers, select_tf) from error
-    out.write_bytes(set_signature(bytes(data), [spec.name for spec in inputs], list(output_names), None))
+        raise _explain(str(error), frozen, marks or {}, select_tf) from error
+    named = rewrite(bytes(data), lambda _, tree: _name_layers(tree, marks)) if marks else bytes(data)
+    out.write_bytes(set_signature(named, [spec.name for spec in inputs], list(output_names), None))
+
+
+def _name_layers(tree: Any, marks: Mapping[str, str]) -> None:
+    """Give tensors their layers' own names; of a layer that was called several times the later calls are numbered."""
+    tensors = [tensor for graph in tree.subgraphs for tensor in graph.tensors]
+    names = [tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name for tensor in tensors]
+    pattern = re.compile(rf"({'|'.join(marks)})((?:_\d+)*)(?=[/;:]|$)")
+    calls: dict[str, list[str]] = {mark: [] for mark in marks}
+    for mark, ending in sorted(
+        {found for name in names for found in pattern.findall(name)}, key=lambda pair: (len(pair[1]), pair)
+    ):
+        calls[mark].append(ending)
+
+    def own(found: re.Match[str]) -> str:
+        call = calls[found[1]].index(found[2])
+        return marks[found[1]] + (f"/call{call + 1}" if call else "")
+
+    for tensor, name in zip(tensors, names, strict=True):
+        tensor.name = pattern.sub(own, name)
 
 
 def _fixed(spec: TensorSpec, batch: int | None) -> list[int | None]:
@@ -91,7 +112,7 @@ def _freeze(concrete: Any) -> Any:
     return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
 
 
-def _explain(message: str, frozen: Any, layers: Sequence[str], select_tf: bool) -> UnsupportedError | ConversionError:
+def _explain(message: str, frozen: Any, marks: Mapping[str, str], select_tf: bool) -> UnsupportedError | ConversionError:
     """Name the ops that TFLite lacks and the layers they stand in, from the converter's message and the graph."""
     missing = set(re.findall(r"\btf\.(\w+)\((?:tensor|\)|.*->)", message)) | set(re.findall(r"error: '?tf\.(\w+)' op", message))
     for listing in re.findall(r"(?:TF Select ops|Flex ops|Custom ops|TF Custom ops): ([\w, ]+)", message):
@@ -100,7 +121,7 @@ def _explain(message: str, frozen: Any, layers: Sequence[str], select_tf: bool) 
         first = next((line.strip() for line in message.splitlines() if "error:" in line), message.strip().splitlines()[0])
         return ConversionError(f"TensorFlow's converter failed: {first[:300]}", hint="run again with -v to see its log")
     places = [
-        f"{op} in layer {', '.join(repr(layer) for layer in _layers(op, frozen, layers)[:3]) or 'unknown'}"
+        f"{op} in layer {', '.join(repr(layer) for layer in _layers(op, frozen, marks)[:3]) or 'unknown'}"
         for op in sorted(missing)
     ]
     if select_tf:
@@ -111,13 +132,14 @@ def _explain(message: str, frozen: Any, layers: Sequence[str], select_tf: bool) 
     )
 
 
-def _layers(op: str, frozen: Any, known: Sequence[str]) -> list[str]:
+def _layers(op: str, frozen: Any, marks: Mapping[str, str]) -> list[str]:
     """Layers of the graph (and of its functions' bodies) in which ops of a type stand, in graph order."""
     graph = frozen.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return list(dict.fromkeys(_place(node.name, known) for node in nodes if node.op == op))
+    return list(dict.fromkeys(_place(node.name, marks) for node in nodes if node.op == op))
 
 
-def _place(node: str, known: Sequence[str]) -> str:
+def _place(node: str, marks: Mapping[str, str]) -> str:
     """A node's layer, or its whole name where there is no scope but the model's."""
-    return (layer_of(node, known) if node.count("/") > 1 else "") or node
+    layer = layer_of(node, marks) if node.count("/") > 1 else ""
+    return marks.get(layer, layer) or node

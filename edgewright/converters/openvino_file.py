@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
-from edgewright.converters.openvino_float_ops import float_ops
-from edgewright.converters.quantize import Calibration, open_calibration, specs_digest, used
+from edgewright.converters.openvino_float_ops import float_ops, nodes_of
+from edgewright.converters.quantize import Calibration, kept_ops, open_calibration, specs_digest, used
 from edgewright.converters.readers import READERS, find_reader
+from edgewright.converters.tflite_file import NamedOp, named_ops
 from edgewright.converters.tflite_parse import parse
 from edgewright.converters.tflite_ranges import has_ranges, take_ranges
 from edgewright.converters.tflite_rewrite import affine, rewrite, unfuse_transposed
@@ -49,8 +50,9 @@ def write_ir(
     io: str,
     samples: Mapping[str, Any] | None,
     metadata: Mapping[str, Any],
-    layers: Iterable[str] = (),
+    layers: Sequence[str] = (),
     batch: int | None = None,
+    keep_float: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write `out` (.xml, with .bin beside it). Runs in a worker; arguments and result are JSON values.
 
@@ -63,11 +65,13 @@ def write_ir(
         metadata: kept in the model's rt_info under "edgewright".
         layers: names of the Keras model's layers, to name those that stay float.
         batch: fixed batch size for a model with a free one; None keeps it free.
+        keep_float: patterns of the layers that compute in float in an int8 model.
 
     Returns:
         As `quantize.quantize_tflite`.
 
     Raises:
+        UsageError: a pattern matches no layer.
         ModelError: OpenVINO cannot read the source.
         ConversionError: the quantizer failed.
     """
@@ -91,18 +95,21 @@ def write_ir(
     _number(model)
     ranges: dict[str, tuple[float, float]] = {}
     notes: list[str] = []
+    kept: list[NamedOp] = []
     opened = open_calibration(samples, inputs)
     if opened is not None and precision == "int8":
         sized = [replace(spec, shape=(batch, *spec.shape[1:])) for spec in inputs] if batch else inputs
         feeds = Calibration(opened, sized, share=0.25)
         ranges = _ranges(model, inputs, outputs, feeds) if io != "float32" else {}
-        model = _quantize(model, inputs, feeds, notes)
+        kept = _kept(reader, keep_float, layers)
+        model = _quantize(model, inputs, feeds, nodes_of(model, kept), notes)
         if _wrong_when_free(model, inputs, feeds):
             notes.append("the batch size is fixed to 1: with a free one OpenVINO's CPU plug-in computes this int8 model wrongly")
             _fix_batch(model, 1)
     elif precision == "dynamic":
         model = _weights_only(model, notes)
-    left = list(float_ops(model, list(layers))) if precision == "int8" else []
+    asked = {name for op in kept for name in op.outputs}
+    left = [found for found in float_ops(model, list(layers)) if found[1] not in asked] if precision == "int8" else []
     _name(model, [spec.name for spec in inputs], [spec.name for spec in outputs])
     scales: dict[str, dict[str, float]] = {}
     if io != "float32":
@@ -120,6 +127,7 @@ def write_ir(
         "inputs": [spec.to_json() for spec in written[0]],
         "outputs": [spec.to_json() for spec in written[1]],
         "float_ops": [[op, tensor, layer] for op, tensor, layer in left],
+        "kept": kept_ops({"keep_float": kept}),
         "samples": used(opened),
         "warnings": [*(opened.warnings if opened else []), *renamed, *notes],
     }
@@ -143,6 +151,15 @@ def _read(reader: Any) -> Any:
             data = take_ranges(data)[0] if has_ranges(ops) else data
             plain.write_bytes(rewrite(data, unfuse_transposed))
         return _complete(ov.Core().read_model(str(plain)), plain)
+
+
+def _kept(reader: Any, patterns: Sequence[str], layers: Sequence[str]) -> list[NamedOp]:
+    """Ops of the layers that are to stay float."""
+    if patterns and reader.format != "tflite":
+        raise UnsupportedError(
+            f"keep_float names layers of a Keras model, {reader.path} is {reader.format}", hint="convert from the Keras model"
+        )
+    return named_ops(take_ranges(reader.path.read_bytes())[0], "keep_float", patterns, layers) if patterns else []
 
 
 def _distinct(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], list[str]]:
@@ -197,12 +214,19 @@ def _complete(model: Any, source: Path) -> Any:
     return Model(results, model.get_parameters(), "model")
 
 
-def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, notes: list[str]) -> Any:
+def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, kept: Collection[str], notes: list[str]) -> Any:
     """Post-training quantization; where that is not near enough, whichever variant is nearest.
 
     Ranges are the smallest and largest value over all samples: the mean of each sample's, NNCF's default, clips small
     models hard. Bias correction takes a mean per channel, which helps wide convolutional models and harms others. On
     CPUs without VNNI or AMX, sums of two 8-bit products saturate in 16 bits; weights of 7 bits keep them from it.
+
+    Args:
+        model: in float.
+        inputs: of the model.
+        samples: to measure ranges with.
+        kept: names of the nodes that stay float.
+        notes: what the user should know; one is appended where the weights have 7 bits.
     """
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix
@@ -224,6 +248,7 @@ def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, no
             nncf.Dataset(samples, feed),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
+            ignored_scope=nncf.IgnoredScope(names=list(kept)) if kept else None,
             advanced_parameters=advanced,
         )
 

@@ -1,13 +1,13 @@
-"""Which ops of an OpenVINO model compute on values that were not quantized."""
+"""Which ops of an OpenVINO model compute on values that were not quantized, and which belong to a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from edgewright.converters.tflite_file import layer_of
+from edgewright.converters.tflite_file import NamedOp, layer_of
 
-__all__ = ["float_ops"]
+__all__ = ["float_ops", "nodes_of"]
 
 MOVES = frozenset(
     (
@@ -53,6 +53,18 @@ def float_ops(model: Any, layers: Sequence[str]) -> Iterator[tuple[str, str, str
         real.add(op.get_friendly_name())
         name = _tensor_name(op)
         yield kind, name, layer_of(name, layers)
+
+
+def nodes_of(model: Any, ops: Sequence[NamedOp]) -> list[str]:
+    """Names of the nodes that OpenVINO made of ops of a .tflite file, in topological order.
+
+    Args:
+        model: in float, as read from the file.
+        ops: of the file.
+    """
+    tensors = {name for op in ops for name in op.outputs}
+    found = [op for op in model.get_ordered_ops() if op.get_type_name() not in PLUMBING and op.outputs()]
+    return [str(op.get_friendly_name()) for op in found if _floating(op.output(0)) and _tensor_name(op) in tensors]
 
 
 def _computed_quantized(op: Any, real: set[str]) -> bool:

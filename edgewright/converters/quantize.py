@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from edgewright.artifact import TensorSpec
 from edgewright.converters.readers import READERS
-from edgewright.converters.tflite_file import float_ops, set_signature
+from edgewright.converters.tflite_file import NamedOp, float_ops, named_ops, names_in, set_signature
 from edgewright.converters.tflite_parse import parse
 from edgewright.converters.tflite_ranges import Ranges as LearnedRanges
 from edgewright.converters.tflite_ranges import has_ranges, override, take_ranges
@@ -31,7 +32,16 @@ from edgewright.errors import ConversionError, SamplesError, UnsupportedError, n
 from edgewright.samples import Samples, SamplesSpec, open_samples
 from edgewright.worker import progress
 
-__all__ = ["Calibration", "calibrate", "open_calibration", "quantize_tflite", "specs_digest", "used", "warm_up"]
+__all__ = [
+    "Calibration",
+    "calibrate",
+    "kept_ops",
+    "open_calibration",
+    "quantize_tflite",
+    "specs_digest",
+    "used",
+    "warm_up",
+]
 
 Ranges = dict[str, dict[str, np.ndarray[Any, Any]]]
 
@@ -54,8 +64,10 @@ def quantize_tflite(
     io: str,
     samples: Mapping[str, Any] | None,
     metadata: Mapping[str, Any],
-    layers: Iterable[str] = (),
+    layers: Sequence[str] = (),
     min_runtime: str | None = None,
+    keep_float: Sequence[str] = (),
+    int16: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a float32 TFLite file in another precision. Runs in a worker; arguments and result are JSON values.
 
@@ -68,13 +80,17 @@ def quantize_tflite(
         metadata: JSON object to embed in the file.
         layers: names of the Keras model's layers, to name those that stay float.
         min_runtime: "tflite-2.14" writes what that release can load: per-tensor scales of fully connected layers.
+        keep_float: patterns of the layers that compute in float in an int8 or int16x8 file.
+        int16: patterns of the layers whose activations have 16 bits in an int8 file.
 
     Returns:
         inputs and outputs (JSON of `TensorSpec`); `float_ops`: [op, tensor, layer] of every op that stays float in an
-        int8 or int16x8 file; `samples`: what was calibrated with, or None; `warnings`.
+        int8 or int16x8 file without being asked to; `kept`: what does as asked, see `kept_ops`; `samples`: what was
+        calibrated with, or None; `warnings`.
 
     Raises:
         UnsupportedError: the file is quantized already, or has loops that the quantizer cannot take.
+        UsageError: a pattern matches no layer.
         ConversionError: the quantizer failed.
     """
     reader = READERS.get("tflite")(Path(source))
@@ -90,6 +106,7 @@ def quantize_tflite(
     if any(weight.bits == 16 for weight in info.weights):
         data = rewrite(data, float32_weights)
     opened = open_calibration(samples, inputs)
+    mixed: dict[str, list[NamedOp]] = {}
     if precision == "float16":
         data = rewrite(data, float16_weights)
     elif precision == "dynamic":
@@ -101,18 +118,35 @@ def quantize_tflite(
         bits = 8 if precision == "int8" else 16
         _refuse_loops(info.ops, precision)
         data = rewrite(data, lambda schema, tree: use_integer_forms(schema, tree, bits=bits))
-        data = _static(data, Calibration(opened, inputs), learned, bits=bits, io=io, min_runtime=min_runtime)
+        mixed = {how: named_ops(data, how, p, layers) for how, p in (("int16", int16), ("keep_float", keep_float)) if p}
+        data = _static(data, Calibration(opened, inputs), learned, mixed, bits=bits, io=io, min_runtime=min_runtime)
     described = {**metadata, "specs": specs_digest(inputs, outputs)}
     Path(out).write_bytes(set_signature(data, *names, metadata=_compact(described)))
     left = float_ops(Path(out), list(layers)) if precision in {"int8", "int16x8"} else []
+    asked = {layer for op in mixed.get("keep_float", ()) for layer in op.layers}
     written = READERS.get("tflite")(Path(out)).specs()
     return {
         "inputs": [spec.to_json() for spec in written[0]],
         "outputs": [spec.to_json() for spec in written[1]],
-        "float_ops": [[op.op, op.tensor_name, op.layer] for op in left],
+        "float_ops": [[op.op, op.tensor_name, op.layer] for op in left if not asked & names_in(op.tensor_name, layers)],
+        "kept": kept_ops(mixed),
         "samples": used(opened),
         "warnings": opened.warnings if opened else [],
     }
+
+
+def kept_ops(mixed: Mapping[str, Sequence[NamedOp]]) -> list[dict[str, Any]]:
+    """What a writer's job tells of ops that differ from the rest of the file as was asked for.
+
+    Args:
+        mixed: ops by the option that named their layers, "keep_float" or "int16".
+
+    Returns:
+        For each op: `how` (the option), `layer`, `op`, and `kernel`: whether it has one.
+    """
+    return [
+        {"how": how, "layer": " + ".join(op.layers), "op": op.op, "kernel": op.kernel} for how, ops in mixed.items() for op in ops
+    ]
 
 
 def open_calibration(samples: Mapping[str, Any] | None, inputs: tuple[TensorSpec, ...]) -> Samples | None:
@@ -155,7 +189,16 @@ def _dynamic(data: bytes, min_runtime: str | None) -> bytes:
         raise _failed(error) from error
 
 
-def _static(data: bytes, samples: Calibration, learned: LearnedRanges, *, bits: int, io: str, min_runtime: str | None) -> bytes:
+def _static(
+    data: bytes,
+    samples: Calibration,
+    learned: LearnedRanges,
+    mixed: Mapping[str, Sequence[NamedOp]],
+    *,
+    bits: int,
+    io: str,
+    min_runtime: str | None,
+) -> bytes:
     with needs("convert"):
         from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
     names = qtyping.TFLOperationName
@@ -163,9 +206,13 @@ def _static(data: bytes, samples: Calibration, learned: LearnedRanges, *, bits: 
     tool.add_static_config(".*", names.ALL_SUPPORTED, bits, 8)
     if min_runtime:
         tool.add_static_config(".*", names.FULLY_CONNECTED, bits, 8, qtyping.QuantGranularity.TENSORWISE)
+    for op in mixed.get("int16", ()):
+        tool.add_static_config(_scope(op), names.ALL_SUPPORTED, 16, 8)
+    for op in mixed.get("keep_float", ()):
+        tool.update_quantization_recipe(_scope(op), names.ALL_SUPPORTED, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)
     if io == "float32":
         for border in (names.INPUT, names.OUTPUT):
-            tool.update_quantization_recipe(".*", border, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)
+            tool.update_quantization_recipe("^.*$", border, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)  # after all others
     try:
         ranges = calibrate(data, samples, tool.get_quantization_recipe())
         override(ranges, learned)
@@ -178,6 +225,11 @@ def _static(data: bytes, samples: Calibration, learned: LearnedRanges, *, bits: 
         return result
     limits = _border_ranges(data, ranges, samples)
     return rewrite(result, lambda schema, tree: integer_io(schema, tree, io, limits))
+
+
+def _scope(op: NamedOp) -> str:
+    """The quantizer's regular expression for this op alone."""
+    return "^" + re.escape(";".join(op.outputs) + ";") + "$"
 
 
 def _settle(schema: Any, tree: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,18 @@ from edgewright.converters.model_info import corrupt
 from edgewright.converters.tflite_parse import TfliteFile, op_name, parse
 from edgewright.errors import UnsupportedError, UsageError, needs
 
-__all__ = ["METADATA", "FloatOp", "float_ops", "layer_of", "op_name", "read_metadata", "set_signature"]
+__all__ = [
+    "METADATA",
+    "FloatOp",
+    "NamedOp",
+    "float_ops",
+    "layer_of",
+    "named_ops",
+    "names_in",
+    "op_name",
+    "read_metadata",
+    "set_signature",
+]
 
 METADATA = "edgewright"
 """Name of the Model.metadata entry that Edgewright writes."""
@@ -96,6 +109,73 @@ def layer_of(tensor_name: str, layers: Collection[str] = ()) -> str:
     while len(scopes) > 1 and _OP_SCOPES.match(scopes[-1]):
         scopes.pop()
     return "/".join(scopes[1:] if len(scopes) > 1 else scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedOp:
+    """An operator that was found by its layer's name.
+
+    Args:
+        op: builtin name.
+        outputs: names of its output tensors.
+        layers: those whose names matched, one but for ops into which several were fused.
+        kernel: whether one of its inputs is a constant of more than one dimension.
+    """
+
+    op: str
+    outputs: tuple[str, ...]
+    layers: tuple[str, ...]
+    kernel: bool
+
+
+def names_in(tensor_name: str, layers: Collection[str] = ()) -> set[str]:
+    """Every layer that a tensor's name tells of: those of all ops that were fused into the one that gives it."""
+    parts = [part.partition(":")[0] for part in tensor_name.split(";")]
+    return {part if part in layers else layer_of(part, layers) for part in parts} - {""}
+
+
+def named_ops(data: bytes, how: str, patterns: Sequence[str], layers: Sequence[str]) -> list[NamedOp]:
+    """The operators of the layers whose names match a pattern, in execution order.
+
+    An operator into which several layers were fused is found by the name of any, its kernel's included.
+
+    Args:
+        data: .tflite content with tensors as TensorFlow's converter names them.
+        how: the option that holds the patterns, for messages.
+        patterns: of layers' names, as `fnmatch` has them.
+        layers: names of the Keras model's layers; empty if they are not known.
+
+    Raises:
+        UsageError: a pattern matches no operator's layer.
+    """
+    found = _named_ops(data, patterns, layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for op in found for layer in op.layers):
+            raise UsageError(
+                f"{how}: no op of the file belongs to a layer called '{pattern}'",
+                hint=f"layers: {', '.join(layers[:30]) or 'not known, the model is no Keras model'}",
+            )
+    return found
+
+
+def _named_ops(data: bytes, patterns: Sequence[str], layers: Sequence[str]) -> list[NamedOp]:
+    file = parse(Path("model.tflite"), data)
+    found = []
+    for graph in file.graphs:
+        uses = Counter(index for op in graph.ops for index in op.inputs)
+        for op in graph.ops:
+            kernels = [i for i in op.inputs if i >= 0 and _is_kernel(file, graph.tensors[i])]
+            results = [graph.tensors[i] for i in op.outputs]
+            telling = [*results, *(graph.tensors[i] for i in kernels if uses[i] == 1)]
+            own = set().union(*(names_in(tensor.name, layers) for tensor in telling))
+            matched = sorted(layer for layer in own if any(fnmatchcase(layer, pattern) for pattern in patterns))
+            if matched:
+                found.append(NamedOp(op.name, tuple(tensor.name for tensor in results), tuple(matched), bool(kernels)))
+    return found
+
+
+def _is_kernel(file: TfliteFile, tensor: Any) -> bool:
+    return tensor.is_float and len(tensor.shape) > 1 and file.constant(tensor)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,7 +89,7 @@ class KerasReader:
     def lower(self, out: Path, options: LowerOptions) -> None:
         """Write the model as a float32 TFLite file; see `ReferenceReader.lower`."""
         inputs, outputs = self.specs()
-        with _unrolled(self.model, options.unroll):
+        with _unrolled(self.model, options.unroll), _marked(leaf_layers(self.model)) as marks:
             lower_function(
                 lambda *tensors: _call(self.model, tensors),
                 inputs,
@@ -97,7 +97,7 @@ class KerasReader:
                 out,
                 batch=options.batch,
                 select_tf=options.select_tf,
-                layers=self.layer_names(),
+                marks=marks,
             )
 
     def recurrent_steps(self) -> dict[str, int | None]:
@@ -431,6 +431,28 @@ def _unrolled(model: Any, limit: int) -> Iterator[None]:
     finally:
         for layer in changed:
             layer.unroll = False
+
+
+@contextmanager
+def _marked(layers: Iterable[Any]) -> Iterator[dict[str, str]]:
+    """Within the block, layers carry names that no other layer's can be taken for; gives their own ones by these.
+
+    TensorFlow makes scopes unique by "_1", "_2", after which the scope of a layer "conv" may be called as the layer "conv_1".
+    """
+    marked = [(layer, layer.name) for layer in layers if not _is_a(layer, "InputLayer")]
+    marks = {f"layer{index}x": name for index, (_, name) in enumerate(marked)}
+    try:
+        for mark, (layer, _) in zip(marks, marked, strict=True):
+            _rename(layer, mark)
+        yield marks
+    finally:
+        for layer, name in marked:
+            _rename(layer, name)
+
+
+def _rename(layer: Any, name: str) -> None:
+    attribute = "_name" if type(layer.name) is str and isinstance(getattr(type(layer), "name", None), property) else "name"
+    setattr(layer, attribute, name)
 
 
 def _weights(model: Any) -> Iterator[WeightInfo]:

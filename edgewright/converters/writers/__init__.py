@@ -9,17 +9,20 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from edgewright.artifact import Artifact, StepRecord, TensorSpec, atomic_folder
-from edgewright.errors import SamplesError
+from edgewright.errors import SamplesError, UnsupportedError, UsageError
 from edgewright.registry import Kind
 from edgewright.step import Claim, Step, StepContext
 
-__all__ = ["PRECISIONS", "STRICT", "WRITERS", "Precision", "Writer", "export", "precision_claims", "versions"]
+__all__ = ["PRECISIONS", "STRICT", "WRITERS", "Precision", "Writer", "check_mixed", "export", "precision_claims", "versions"]
 
 Precision = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 STRICT: Mapping[str, Any] = {"extra": "forbid", "strict": True}
 """How the host checks options that come from a recipe or the command line."""
+
+MIXED = ("keep_float", "int16")
+"""Options that name layers which an integer file treats in another way; passes may name some too."""
 
 _BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8, "int16x8": 8}
 
@@ -52,6 +55,12 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
         EdgewrightError: what the job raises; nothing half-written is left.
     """
     calibrating = writer.needs_samples()
+    mixed = {name: (*getattr(options, name, ()), *model.meta.extra.get(name, ())) for name in MIXED if calibrating}
+    if mixed.get("int16") and not hasattr(options, "int16"):
+        raise UnsupportedError(
+            f"layers with 16-bit activations ({', '.join(mixed['int16'])}) cannot be written for {writer.produces}",
+            hint="write them for TFLite, or keep them in float: keep_float",
+        )
     if calibrating and ctx.samples is None:
         raise SamplesError(
             f"--precision {options.precision} needs samples to calibrate with, none were given",
@@ -67,9 +76,10 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
             samples=ctx.samples.to_json() if ctx.samples and calibrating else None,
             metadata={"parent": model.sha256, "preprocess": {name: dict(value) for name, value in model.meta.preprocess.items()}},
             layers=list(model.meta.extra.get("layers", ())),
-            **asdict(options),
+            **{**asdict(options), **{name: list(patterns) for name, patterns in mixed.items() if hasattr(options, name)}},
         )
     ctx.warnings.extend(result["warnings"])
+    ctx.warnings.extend(_describe_kept(result["kept"]))
     ctx.warnings.extend(_describe_float_ops(result["float_ops"], options.precision))
     record = StepRecord(
         f"write:{writer.produces}", {**asdict(options), "samples": result["samples"]}, model.sha256, versions(*packages)
@@ -80,8 +90,22 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
         tuple(TensorSpec.from_json(spec) for spec in result["inputs"]),
         tuple(TensorSpec.from_json(spec) for spec in result["outputs"]),
         (*model.lineage, record),
-        replace(model.meta, extra={**model.meta.extra, "float_ops": result["float_ops"]}),
+        replace(model.meta, extra={**model.meta.extra, "float_ops": result["float_ops"], "kept": result["kept"]}),
     )
+
+
+def check_mixed(options: Any) -> None:
+    """Refuse patterns of layers where the precision leaves nothing to choose.
+
+    Raises:
+        UsageError: `keep_float` without an integer precision, or `int16` without int8.
+    """
+    allowed = {"keep_float": ("int8", "int16x8"), "int16": ("int8",)}
+    for name, precisions in allowed.items():
+        if getattr(options, name, ()) and options.precision not in precisions:
+            raise UsageError(
+                f"{name} does not go with precision {options.precision}", hint=f"it goes with {' and '.join(precisions)}"
+            )
 
 
 def precision_claims(options: Any) -> tuple[Claim, ...]:
@@ -100,6 +124,15 @@ def _release(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _describe_kept(kept: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each way in which layers differ from the rest of an integer file, as was asked for."""
+    titles = {"keep_float": "computed in float", "int16": "computed on 16-bit activations"}
+    found: dict[str, list[str]] = {}
+    for item in kept:
+        found.setdefault(item["how"], []).append(item["layer"])
+    return [f"as asked for, {titles[how]}: {', '.join(dict.fromkeys(layers))}" for how, layers in found.items()]
 
 
 def _describe_float_ops(found: Iterable[list[str]], precision: str) -> list[str]:

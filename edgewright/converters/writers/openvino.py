@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from edgewright.artifact import Artifact
-from edgewright.converters.writers import PRECISIONS, STRICT, WRITERS, Precision, export, precision_claims
+from edgewright.converters.writers import PRECISIONS, STRICT, WRITERS, Precision, check_mixed, export, precision_claims
 from edgewright.errors import UnsupportedError, UsageError
 from edgewright.step import Claim, StepContext
 
@@ -21,6 +21,7 @@ class OpenvinoOptions:
             computation: OpenVINO has no dynamic range quantization) or int8.
         io: dtype of inputs and outputs: float32, int8 or uint8.
         batch: fixed batch size; None keeps a free one free.
+        keep_float: patterns of the layers that compute in float in an int8 model.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -28,6 +29,7 @@ class OpenvinoOptions:
     precision: Precision = "float32"
     io: Literal["float32", "int8", "uint8"] = "float32"
     batch: int | None = None
+    keep_float: tuple[str, ...] = ()
 
 
 @WRITERS.register("openvino")
@@ -50,6 +52,7 @@ class OpenvinoWriter:
                 f"--io {options.io} does not go with --precision {options.precision} in an OpenVINO model",
                 hint="use --io float32, or --precision int8 with --io float32, int8 or uint8",
             )
+        check_mixed(options)
         self.options = options
 
     def needs_samples(self) -> bool:

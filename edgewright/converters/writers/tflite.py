@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from edgewright.artifact import Artifact
-from edgewright.converters.writers import PRECISIONS, STRICT, WRITERS, Precision, export, precision_claims
+from edgewright.converters.writers import PRECISIONS, STRICT, WRITERS, Precision, check_mixed, export, precision_claims
 from edgewright.errors import UsageError
 from edgewright.step import Claim, StepContext
 
@@ -20,6 +20,8 @@ class TfliteOptions:
         precision: float32, float16, dynamic, int8 or int16x8.
         io: dtype of inputs and outputs; int8 and uint8 go with precision int8, int16 with int16x8.
         min_runtime: "tflite-2.14" keeps the file loadable by that release (per-tensor scales in fully connected layers).
+        keep_float: patterns of the layers that compute in float in an integer file.
+        int16: patterns of the layers whose activations have 16 bits in an int8 file.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -27,6 +29,8 @@ class TfliteOptions:
     precision: Precision = "float32"
     io: Literal["float32", "int8", "uint8", "int16"] = "float32"
     min_runtime: Literal["tflite-2.14"] | None = None
+    keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
 
 
 @WRITERS.register("tflite")
@@ -50,6 +54,7 @@ class TfliteWriter:
             )
         if options.min_runtime not in {None, "tflite-2.14"}:
             raise UsageError(f"unknown runtime '{options.min_runtime}'", hint="known: tflite-2.14")
+        check_mixed(options)
         self.options = options
 
     def needs_samples(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,10 +48,12 @@ class Outcome:
     Args:
         model: the Keras model.
         claims: what it promises of that model, beyond what its options promise; later steps must keep it.
+        mixed: layers that an integer file is to treat in another way, by option of the writer: "keep_float", "int16".
     """
 
     model: Any
     claims: tuple[Claim, ...] = ()
+    mixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def literal(path: str) -> str:
@@ -112,7 +114,9 @@ class KerasPass(ABC):
         ctx.warnings.extend(result["warnings"])
         options = {**asdict(self.options), "seed": ctx.seed, "samples": result["samples"]}
         record = StepRecord(self.name, options, model.sha256, result["versions"])
-        extra = {**model.meta.extra, "claims": [*model.meta.extra.get("claims", ()), *result["claims"]]}
+        known = model.meta.extra
+        extra = {**known, "claims": [*known.get("claims", ()), *result["claims"]]}
+        extra |= {name: sorted({*known.get(name, ()), *layers}) for name, layers in result["mixed"].items() if layers}
         return Artifact.of(
             Path(ctx.out),
             "keras",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from edgewright.optimizers.graph import Kernel, consumers, fold_batch_norm, kernels_of, rebuilt
+from edgewright.errors import UsageError
+from edgewright.optimizers.graph import Kernel, consumers, fold_batch_norm, kernels_of, leaf_layers, rebuilt
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task
 from edgewright.optimizers.shaping import Shape, bake, clustering_of, mask_shape, rounding, shaped
 from edgewright.optimizers.training import FitOptions
@@ -37,16 +39,23 @@ class QatOptions(FitOptions):
 
     Args:
         momentum: of the moving average of activation ranges.
+        percentile: what a batch's range is: from the (100 - percentile)-th to the percentile-th percentile of its values;
+            100 is from the smallest to the largest, 99.99 leaves outliers out.
         freeze: share of the training after which ranges are frozen.
         preserve: keep zeros and clusters that the model has: "auto" where there are any, "no" forgets them.
+        keep_float: patterns of the layers that are left in float, in training and in the file.
+        int16: patterns of the layers whose activations have 16 bits, in training and in the file (TFLite only).
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
 
     learning_rate: float = 3e-4
     momentum: float = 0.95
+    percentile: float = 100.0
     freeze: float = 0.8
     preserve: Literal["auto", "no"] = "auto"
+    keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
 
 
 @PASSES.register("qat")
@@ -60,6 +69,12 @@ class Qat(KerasPass):
     name: ClassVar[str] = "qat"
     Options: ClassVar[type[QatOptions]] = QatOptions
 
+    def __init__(self, options: QatOptions) -> None:
+        super().__init__(options)
+        for name, low, high in (("momentum", 0.0, 1.0), ("freeze", 0.0, 1.0), ("percentile", 50.0, 100.0)):
+            if not low <= getattr(options, name) <= high:
+                raise UsageError(f"option '{name}' is {getattr(options, name)}, it must be from {low:g} to {high:g}")
+
     def transform(self, task: Task) -> Outcome:
         """The trained model; see `KerasPass.transform`."""
         model, folded = fold_batch_norm(task.model)
@@ -68,9 +83,12 @@ class Qat(KerasPass):
         left = [layer.name for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
         if left:
             task.notes.append(f"BatchNorms that follow no convolution or dense layer are trained as they are: {', '.join(left)}")
+        floats, wide = self._named(model, "keep_float"), self._named(model, "int16")
+        real = _computed_float(model, floats)
         kernels = kernels_of(model)
-        shapes = [self._shape(kernel) for kernel in kernels]
-        model, quants = self._with_ranges(model)
+        shapes = [self._shape(kernel, rounded=id(kernel.layer) not in real) for kernel in kernels]
+        shapes = [shape for shape in shapes if shape.functions]
+        model, quants = self._with_ranges(model, real, wide)
         trained = shaped(model, shapes)
         trainer = task.trainer
         if trainer is not None:
@@ -90,9 +108,24 @@ class Qat(KerasPass):
         for quant in quants:
             quant.frozen = True
             quant.momentum_now.assign(quant.momentum)
-        return Outcome(model)
+        return Outcome(model, mixed={"keep_float": tuple(sorted(floats)), "int16": tuple(sorted(wide))})
 
-    def _shape(self, kernel: Kernel) -> Shape:
+    def _named(self, model: Any, option: str) -> set[str]:
+        """Names of the layers that match an option's patterns.
+
+        Raises:
+            UsageError: a pattern matches none.
+        """
+        names = [layer.name for layer in leaf_layers(model)]
+        found: set[str] = set()
+        for pattern in getattr(self.options, option):
+            own = {name for name in names if fnmatchcase(name, pattern)}
+            if not own:
+                raise UsageError(f"{option}: no layer is called '{pattern}'", hint=f"layers: {', '.join(names[:30])}")
+            found |= own
+        return found
+
+    def _shape(self, kernel: Kernel, *, rounded: bool) -> Shape:
         """How a kernel is computed in training: its zeros and clusters kept, then rounded."""
         values = kernel.values()
         functions, state = [], []
@@ -107,14 +140,21 @@ class Qat(KerasPass):
                 function, mask = mask_shape(kernel, values != 0.0)
                 functions.append(function)
                 state.append(mask)
-        per_channel = not kernel.path.endswith("embeddings")
-        return Shape(kernel, [*functions, rounding(kernel, per_channel)], state)
+        if rounded:
+            functions.append(rounding(kernel, per_channel=not kernel.path.endswith("embeddings")))
+        return Shape(kernel, functions, state)
 
-    def _with_ranges(self, model: Any) -> tuple[Any, list[Any]]:
-        """The model with a `FakeQuant` behind every tensor that the int8 file rounds, and these layers."""
+    def _with_ranges(self, model: Any, real: set[int], wide: set[str]) -> tuple[Any, list[Any]]:
+        """The model with a `FakeQuant` behind every tensor that the int8 file rounds, and these layers.
+
+        Args:
+            model: with BatchNorm folded.
+            real: ids of the operations that compute in float.
+            wide: names of the layers whose outputs have 16 bits.
+        """
         from edgewright.keras_layers import FakeQuant
 
-        silent = _without_rounding(model)
+        silent = _without_rounding(model, real)
         made: list[Any] = []
         counts: dict[str, int] = {}
 
@@ -125,7 +165,8 @@ class Qat(KerasPass):
                 return result
             counts[layer.name] = counts.get(layer.name, 0) + 1
             suffix = "" if counts[layer.name] == 1 else f"_{counts[layer.name]}"
-            quant = FakeQuant(momentum=self.options.momentum, name=f"{layer.name}_range{suffix}")
+            bits = 16 if layer.name in wide else 8
+            quant = FakeQuant(bits, self.options.momentum, self.options.percentile, name=f"{layer.name}_range{suffix}")
             made.append(quant)
             return quant(result)
 
@@ -138,16 +179,30 @@ class Qat(KerasPass):
         return rebuilt(model, lambda layer: layer, call, entry), made
 
 
-def _without_rounding(model: Any) -> set[int]:
-    """Ids of operations whose output gets no range: passive ones, those that a fused activation follows, bounded ones."""
+def _computed_float(model: Any, names: set[str]) -> set[int]:
+    """Ids of the operations that compute in float: those of these names, and those that are fused with one of them."""
+    takers = consumers(model)
+    found = {id(operation) for operation in model.operations if operation.name in names}
+    return found | {id(op) for op in model.operations if _fuses(op, takers) and id(takers[id(op)][0]) in found}
+
+
+def _without_rounding(model: Any, real: set[int]) -> set[int]:
+    """Ids of operations whose output gets no range: passive ones, those that a fused activation follows, bounded ones.
+
+    Args:
+        model: with BatchNorm folded.
+        real: ids of the operations that compute in float; what only they take is not rounded either, if they give it.
+    """
     found = set()
     takers = consumers(model)
     for operation in model.operations:
         kind = type(operation).__name__
         activation = _activation(operation)
         after = takers.get(id(operation), [])
-        fuses = activation == "linear" and len(after) == 1 and _is_fused(after[0])
+        fuses = _fuses(operation, takers)
         if None in after:  # the model's output is called after it; the export measures its range
+            found.add(id(operation))
+        if id(operation) in real and all(id(one) in real for one in after):
             found.add(id(operation))
         if kind == "InputLayer":
             continue
@@ -156,6 +211,12 @@ def _without_rounding(model: Any) -> set[int]:
         if kind in {"SeparableConv1D", "SeparableConv2D"} and fuses:
             found.add(id(operation))
     return found
+
+
+def _fuses(operation: Any, takers: dict[int, list[Any]]) -> bool:
+    """Whether an activation that alone takes this operation's output is computed within it."""
+    after = takers.get(id(operation), [])
+    return _activation(operation) == "linear" and len(after) == 1 and _is_fused(after[0])
 
 
 def _is_fused(operation: Any) -> bool:
