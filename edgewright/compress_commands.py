@@ -143,6 +143,9 @@ def compress(
     options: Annotated[
         list[str] | None, typer.Option("--option", "-O", help="Set an option of a step: -O export.io=int8; several times.")
     ] = None,
+    train: Annotated[
+        str | None, typer.Option("--train", help="Train by your own function in the passes' place, module:function.")
+    ] = None,
     max_drop: MaxDrop = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail (exit code 4) if a file has lost what a step promised or had achieved.")
@@ -185,6 +188,7 @@ def compress(
         threads=threads,
         exact=exact,
         fresh=fresh,
+        train=train,
         seed=seed,
         trust=trust_of(trust, custom),
         limits=limits_of(timeout, memory_limit),

@@ -15,8 +15,10 @@ from edgewright.converters.readers import READERS
 from edgewright.converters.writers import versions
 from edgewright.errors import EdgewrightError, UnsupportedError, WorkerMemoryError
 from edgewright.optimizers.graph import require_functional
+from edgewright.optimizers.losses import compiled_of
 from edgewright.optimizers.passes import PASSES, KerasPass, Task
-from edgewright.optimizers.training import Trainer, training_data
+from edgewright.optimizers.training import Trainer
+from edgewright.optimizers.training_data import training_data
 from edgewright.samples import SamplesSpec, open_samples
 from edgewright.worker import progress
 
@@ -71,14 +73,15 @@ def run_pass(
     inputs, outputs = reader.specs()
     progress(0.05, "model loaded")
     trainer, opened = None, None
+    notes: list[str] = []
     if samples is not None:
         opened = open_samples(SamplesSpec.from_json(samples), inputs)
         opened.require(1, "training")
         soft = getattr(step.options, "distill", 0.0) > 0
         names = [spec.name for spec in outputs]
         data = training_data(opened, first.model, names, soft=soft)
-        trainer = Trainer(step.options, data, seed, Path(resume) if resume else None)
-    notes: list[str] = []
+        compiled = compiled_of(first.model, first.compile_config(), notes)
+        trainer = Trainer(step.options, data, seed, Path(resume) if resume else None, compiled, notes)
     try:
         outcome = step.transform(Task(reader.model, trainer, first.model, seed, notes))
     except (EdgewrightError, MemoryError):

@@ -57,6 +57,7 @@ class Settings:
         threads: threads of the measured engines.
         exact: make engines compute float ops in float32.
         fresh: measure again even if this machine has measured the same files before.
+        train: `module:function` that trains in the place of the passes' own loop; see `optimizers.training.TrainContext`.
         seed: of everything random.
         trust: what the model file may do on loading.
         limits: time and memory of each child process.
@@ -71,6 +72,7 @@ class Settings:
     threads: int = 1
     exact: bool = False
     fresh: bool = False
+    train: str | None = None
     seed: int = 0
     trust: Trust = Trust()
     limits: Limits = Limits()
@@ -181,6 +183,10 @@ def make_exports(
         raise UsageError(f"the recipe '{twice[0]}' is named twice: its files would overwrite each other", hint="rename one")
     targets = None if to is None else list(dict.fromkeys(to))
     _check_overrides(found, overrides)
+    if settings.train and not any(one.passes for one in found):
+        raise UsageError(
+            f"--train {settings.train}: no step of {', '.join(one.name for one in found)} trains", hint="leave it out"
+        )
     exports: list[Export] = []
     left_out: list[EdgewrightError] = []
     for one in found:
@@ -206,7 +212,7 @@ def _export(model: Path, out: Path, recipe: Recipe, target: str, own: Mapping[st
     options = {**recipe.export.options, **own}
     writer = _writer(target, options, lowering.batch, where.format(EXPORT))
     check_route(reader, target, writer, model)
-    steps = tuple((spec.name, _pass(spec.name, spec.options, where.format(spec.name))) for spec in recipe.passes)
+    steps = tuple((spec.name, _pass(spec.name, spec.options, settings.train, where.format(spec.name))) for spec in recipe.passes)
     if steps and reader != "keras":
         raise UnsupportedError(
             f"{model} is {reader}, the pass '{steps[0][0]}' takes a Keras model", hint="save the model as .keras, or leave it out"
@@ -233,13 +239,14 @@ def _writer(target: str, options: Mapping[str, Any], batch: int | None, where: s
     return make_writer(target, **values, **{key: options[key] for key in foreign & set(options)}, batch=batch)
 
 
-def _pass(name: str, options: Mapping[str, Any], where: str) -> Step:
+def _pass(name: str, options: Mapping[str, Any], train: str | None, where: str) -> Step:
     try:
         cls = PASSES.get(name)
     except PluginError as error:
         known = [*PASSES.names(), LOWER, EXPORT]
         raise UsageError(f"{where}: there is no such step", hint=f"known: {', '.join(known)}") from error
-    return cls(checked(cls.Options, options, where))
+    own = {"train": train} if train and any(field.name == "train" for field in fields(cls.Options)) else {}
+    return cls(checked(cls.Options, {**own, **options}, where))
 
 
 def _check_overrides(recipes: Sequence[Recipe], overrides: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgewright.errors import SamplesError, ShapeError, UsageError
-from edgewright.samples import Samples
+from edgewright.errors import UsageError
+from edgewright.optimizers.graph import Array
+from edgewright.optimizers.losses import Compiled, accuracy, output_loss
+from edgewright.optimizers.training_data import TrainingData
 from edgewright.worker import progress
 
-__all__ = ["FitOptions", "Trainer", "TrainingData", "training_data"]
-
-Array = np.ndarray[Any, Any]
+__all__ = ["FitOptions", "TrainContext", "Trainer", "check_fit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class FitOptions:
     Args:
         epochs: how often all samples are seen.
         batch: samples per step.
-        learning_rate: of Adam, at the start.
+        learning_rate: at the start.
         schedule: how it goes on: "cosine" falls to nothing at the end, "constant" stays.
         patience: stop after so many epochs without a better loss on a tenth of the samples that is held back, and keep the
             best; 0 trains to the end on all samples.
@@ -37,7 +37,10 @@ class FitOptions:
             are no labels.
         temperature: softens both outputs of a classifier in that part of the loss (G. Hinton, O. Vinyals, J. Dean,
             "Distilling the Knowledge in a Neural Network", 2015).
-        train: `module:function` that does the training itself: `def train(model, samples, ctx) -> keras.Model`.
+        own_compile: train with the loss and the optimizer that the model was compiled with, at the learning rate above; a
+            model that was not compiled, and every model with False, gets Adam and a loss that fits its labels.
+        train: `module:function` that does the training itself: `def train(model, samples, ctx) -> keras.Model`, see
+            `TrainContext`.
         tensorboard: folder for TensorBoard's log; None writes none.
         strategy: "mirrored" trains on all GPUs by tf.distribute.MirroredStrategy.
     """
@@ -49,6 +52,7 @@ class FitOptions:
     patience: int = 0
     distill: float = 0.0
     temperature: float = 4.0
+    own_compile: bool = True
     train: str | None = None
     tensorboard: str | None = None
     strategy: Literal["none", "mirrored"] = "none"
@@ -72,101 +76,26 @@ def check_fit(options: FitOptions) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingData:
-    """Samples in memory.
+class TrainContext:
+    """What a training function of the user's is told: `model.fit(ctx.inputs, ctx.targets, callbacks=ctx.callbacks, ...)`.
 
     Args:
-        inputs: arrays by input name, shape (samples, ...).
-        labels: per output of the model, in its order: shape (samples, ...), or None where there are none.
-        hard: per output, what the labels are: "classes" (indexes), "shares" (0 and 1, or probabilities), "values".
-        soft: per output, the original's own outputs; None if nothing asks for them.
-        probabilities: per output, whether the original's outputs are probabilities of classes that exclude each other.
+        what: the pass, in words.
+        seed: of everything random.
+        options: of the pass, epochs and batch among them.
+        inputs: of all samples, in the model's order.
+        targets: what the losses take, in the order of the outputs of the model that the function is given.
+        losses: one for each output; they ask for labels, the original's outputs or both, as the options say.
+        callbacks: show progress, drive the pass's schedule and make a killed training go on; for `fit`.
     """
 
-    inputs: Mapping[str, Array]
-    labels: tuple[Array | None, ...]
-    hard: tuple[str, ...]
-    soft: tuple[Array, ...] | None
-    probabilities: tuple[bool, ...]
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(next(iter(self.inputs.values())))
-
-
-def training_data(samples: Samples, model: Any, outputs: Sequence[str], *, soft: bool) -> TrainingData:
-    """All samples with their labels, and what a model computes on them.
-
-    Args:
-        samples: for the model's inputs.
-        model: the original, functional or Sequential.
-        outputs: names of its outputs, in order.
-        soft: compute its outputs even where there are labels.
-
-    Raises:
-        SamplesError: labels are of no output.
-        ShapeError: labels do not fit the outputs.
-    """
-    parts: dict[str, list[Array]] = {name: [] for name in samples.inputs}
-    for batch in samples.batches(256):
-        for name, values in batch.items():
-            parts[name].append(values)
-    inputs = {name: np.concatenate(values) for name, values in parts.items()}
-    labels = _labels(samples, outputs)
-    wanted = soft or any(one is None for one in labels)
-    found = predict(model, inputs) if wanted else None
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
-    hard = tuple(_kind(label, shape, name) for label, shape, name in zip(labels, shapes, outputs, strict=True))
-    sums = [_are_probabilities(values) for values in found] if found else [_softmax_ends(t) for t in model.outputs]
-    return TrainingData(inputs, labels, hard, tuple(found) if found else None, tuple(sums))
-
-
-def predict(model: Any, inputs: Mapping[str, Array]) -> list[Array]:
-    """A model's outputs over samples, in the order of `model.outputs`."""
-    import keras
-
-    feeds = [inputs[tensor._keras_history.operation.name] for tensor in model.inputs]
-    flat = keras.Model(model.inputs, model.outputs)  # whatever structure the outputs have
-    flat.compile(jit_compile=False)
-    found = flat.predict(feeds, batch_size=256, verbose=0)
-    return list(found) if isinstance(found, (list, tuple)) else [found]
-
-
-def _labels(samples: Samples, outputs: Sequence[str]) -> tuple[Array | None, ...]:
-    known = dict(samples.labels)
-    if set(known) == {"y"} and "y" not in outputs:
-        if len(outputs) > 1:
-            raise SamplesError(
-                f"labels are called y, the model has the outputs {', '.join(outputs)}", hint="name them y:<output>"
-            )
-        known = {outputs[0]: known["y"]}
-    if unknown := sorted(set(known) - set(outputs)):
-        raise SamplesError(f"there are labels for {', '.join(unknown)}, the model has the outputs {', '.join(outputs)}")
-    return tuple(known.get(name) for name in outputs)
-
-
-def _kind(label: Array | None, shape: tuple[int, ...], name: str) -> str:
-    if label is None:
-        return "values"
-    size = shape[-1] if shape else 1
-    if label.dtype.kind in "iub" and label.shape[1:] in ((), (1,)) and size > 1:
-        if label.min() < 0 or label.max() >= size:
-            raise ShapeError(f"labels of output '{name}' reach from {label.min()} to {label.max()}, it has {size} classes")
-        return "classes"
-    if label.shape[1:] != shape and not (label.ndim == 1 and shape == (1,)):
-        raise ShapeError(f"labels of output '{name}' have shape {label.shape[1:]}, the output has {shape}")
-    return "shares" if label.dtype.kind in "iub" else "values"
-
-
-def _are_probabilities(values: Array) -> bool:
-    """Whether the last axis holds probabilities of classes that exclude each other."""
-    return values.shape[-1] > 1 and bool(values.min() >= 0 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3))
-
-
-def _softmax_ends(tensor: Any) -> bool:
-    layer = tensor._keras_history.operation
-    name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__.lower())
-    return "softmax" in name
+    what: str
+    seed: int
+    options: FitOptions
+    inputs: list[Array]
+    targets: list[Array]
+    losses: list[Any]
+    callbacks: list[Any]
 
 
 class Trainer:
@@ -177,11 +106,23 @@ class Trainer:
         data: what to train on.
         seed: of everything random.
         resume: folder in which a killed training leaves what it needs to go on; None starts anew.
+        compiled: loss and optimizer of the model itself.
+        notes: what the user should know; appended to.
     """
 
-    def __init__(self, options: FitOptions, data: TrainingData, seed: int, resume: Path | None = None) -> None:
+    def __init__(
+        self,
+        options: FitOptions,
+        data: TrainingData,
+        seed: int,
+        resume: Path | None = None,
+        compiled: Compiled | None = None,
+        notes: list[str] | None = None,
+    ) -> None:
         check_fit(options)
         self.options, self.data, self.seed, self.resume = options, data, seed, resume
+        self.compiled = compiled if options.own_compile else None
+        self.notes = notes if notes is not None else []
 
     @property
     def steps(self) -> int:
@@ -215,19 +156,20 @@ class Trainer:
             return model
         import keras
 
-        if options.train:
-            return _own_function(options.train)(model, self.data, {"seed": self.seed, "epochs": options.epochs, "pass": what})
         targets, losses, metrics = self._targets(model)
-        rate: Any = options.learning_rate
-        if options.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(rate, max(1, self.steps))
         targets += [wanted for _, wanted in hints]
         losses += ["mean_squared_error"] * len(hints)
         metrics += [[] for _ in hints]
+        feeds = [self.data.inputs[tensor._keras_history.operation.name] for tensor in model.inputs]
+        callbacks = self._callbacks(what, each_step)
         with _strategy(options.strategy):
             flat = keras.Model(model.inputs, [*model.outputs, *(tensor for tensor, _ in hints)])
-            flat.compile(keras.optimizers.Adam(rate), losses, metrics=metrics, jit_compile=False)
-        feeds = [self.data.inputs[tensor._keras_history.operation.name] for tensor in model.inputs]
+            if not options.train:
+                flat.compile(self._optimizer(), losses, metrics=metrics, jit_compile=False)
+        if options.train:
+            context = TrainContext(what, self.seed, options, feeds, targets, losses, callbacks)
+            self._run_own(flat, context)
+            return model
         flat.fit(
             feeds,
             targets,
@@ -236,9 +178,40 @@ class Trainer:
             shuffle=True,
             verbose=0,
             validation_split=0.1 if options.patience else 0.0,
-            callbacks=self._callbacks(what, each_step),
+            callbacks=callbacks,
         )
         return model
+
+    def _optimizer(self) -> Any:
+        """The model's own, or Adam, with the rate and schedule of the options."""
+        import keras
+
+        rate: Any = self.options.learning_rate
+        if self.options.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(rate, max(1, self.steps))
+        own = self.compiled.optimizer if self.compiled else None
+        if own is None:
+            return keras.optimizers.Adam(rate)
+        return type(own).from_config({**own.get_config(), "learning_rate": rate})
+
+    def _run_own(self, model: Any, context: TrainContext) -> None:
+        """Let the user's function train the model.
+
+        Raises:
+            UsageError: it gives something else than a model of the same weights.
+        """
+        text = str(self.options.train)
+        found = _own_function(text)(model, self.data, context)
+        shapes = [tuple(weight.shape) for weight in model.weights]
+        if [tuple(weight.shape) for weight in getattr(found, "weights", ())] != shapes:
+            what = f"a model of {len(found.weights)} weights" if hasattr(found, "weights") else f"a {type(found).__name__}"
+            raise UsageError(
+                f"{text} gave {what}, the model that it was given has {len(shapes)}", hint="end it with: return model"
+            )
+        if found is not model:
+            model.set_weights(found.get_weights())
+        if not context.callbacks[0].began:
+            self.notes.append(f"{text} did not hand ctx.callbacks to fit: no progress, no schedule within the training")
 
     def _callbacks(self, what: str, each_step: Callable[[int], None] | None) -> list[Any]:
         import keras
@@ -250,7 +223,10 @@ class Trainer:
 
             def __init__(self) -> None:
                 super().__init__()
-                self.epoch = 0
+                self.epoch, self.began = 0, False
+
+            def on_train_begin(self, logs: Any = None) -> None:
+                self.began = True
 
             def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
                 self.epoch = epoch
@@ -290,49 +266,10 @@ class Trainer:
                 parts.append(soft.astype(np.float32))
             targets.append(np.concatenate(parts, axis=-1))
             sums = self.data.probabilities[index]
-            losses.append(_loss(kind, share, width, sums, self.options.temperature))
-            metrics.append([_accuracy] if kind == "classes" and share < 1.0 else [])
+            own = self.compiled.losses[index] if self.compiled and label is not None else None
+            losses.append(output_loss(kind, share, width, sums, self.options.temperature, own))
+            metrics.append([accuracy] if kind == "classes" and share < 1.0 else [])
         return targets, losses, metrics
-
-
-def _accuracy(target: Any, found: Any) -> Any:
-    """Share of samples whose largest score stands at the label, which is the target's first column."""
-    import keras
-
-    return keras.metrics.sparse_categorical_accuracy(target[..., :1], found)
-
-
-_accuracy.__name__ = "accuracy"
-
-
-def _loss(kind: str, share: float, width: int, sums: bool, temperature: float) -> Callable[[Any, Any], Any]:
-    """The loss of one output: (1 - share) of what the labels ask for, and share of what the original gives."""
-    import keras
-
-    ops = keras.ops
-
-    def hard(target: Any, found: Any) -> Any:
-        if kind == "classes":
-            return keras.losses.sparse_categorical_crossentropy(target, found, from_logits=not sums)
-        if kind == "shares":
-            return keras.losses.binary_crossentropy(target, found)
-        return keras.losses.mean_squared_error(target, found)
-
-    def soft(target: Any, found: Any) -> Any:
-        if not sums:
-            return keras.losses.mean_squared_error(target, found)
-        wanted = ops.softmax(ops.log(ops.maximum(target, 1e-7)) / temperature)
-        given = ops.log_softmax(ops.log(ops.maximum(found, 1e-7)) / temperature)
-        return temperature**2 * ops.sum(wanted * (ops.log(ops.maximum(wanted, 1e-12)) - given), axis=-1)
-
-    def loss(target: Any, found: Any) -> Any:
-        if share >= 1.0:
-            return soft(target, found)
-        if share <= 0.0:
-            return hard(target, found)
-        return (1.0 - share) * hard(target[..., :-width], found) + share * soft(target[..., -width:], found)
-
-    return loss
 
 
 def _mend(folder: Path) -> None:

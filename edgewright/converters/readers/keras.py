@@ -61,6 +61,7 @@ class KerasReader:
             _import_custom(custom, trust)
         releases = ("tf_keras",) if version.startswith("2.") else ("keras",) if kind == "keras" else ("keras", "tf_keras")
         self._traced: Any = None
+        self._config: Mapping[str, Any] = config if isinstance(config, Mapping) else {}
         self.model = _load(path, f".{kind}", releases, safe=not trust)
 
     @staticmethod
@@ -108,6 +109,11 @@ class KerasReader:
         """Names of all layers that the user made, those of inner models included."""
         directions = {id(one) for layer in _all_layers(self.model) for one in _directions(layer)}  # Keras named these
         return [layer.name for layer in leaf_layers(self.model) if id(layer) not in directions]
+
+    def compile_config(self) -> dict[str, Any] | None:
+        """What the model was compiled with, as Keras 3 saved it; None if it was not, or by another release."""
+        found = self._config.get("compile_config")
+        return found if isinstance(found, dict) else None
 
     def info(self) -> ModelInfo:
         """Layer classes, weights and sizes; multiply-adds are counted in the lowered graph."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from edgewright.errors import ModelError, UnsupportedError, UsageError
-from edgewright.optimizers.graph import Array
+from edgewright.optimizers.graph import Array, rebuilt
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task
-from edgewright.optimizers.training import FitOptions, predict
+from edgewright.optimizers.training import FitOptions
+from edgewright.optimizers.training_data import predict
 
 __all__ = ["Distill", "DistillOptions", "narrowed"]
 
@@ -20,8 +22,10 @@ class DistillOptions(FitOptions):
     """How a student learns.
 
     Args:
-        student: a .keras file with the same inputs and outputs as the original; None derives one by `width`.
+        student: a .keras file with the same inputs and outputs as the original; None derives one by `width` and `depth`.
         width: factor of filters and units of every layer but the last ones.
+        depth: share of the layers with kernels that the student keeps; those that leave the shape of what they are given as it
+            is, residual blocks as a whole, are left out evenly.
         hints: pairs "teacher_layer=student_layer": what the student's layer gives is to lead, by one linear layer that is
             thrown away afterwards, to what the teacher's gives.
         scratch: start from fresh weights; only a given student can start from its own.
@@ -34,6 +38,7 @@ class DistillOptions(FitOptions):
     distill: float = 0.7
     student: str | None = None
     width: float = 0.5
+    depth: float = 1.0
     hints: tuple[str, ...] = ()
     scratch: bool = True
 
@@ -47,8 +52,9 @@ class Distill(KerasPass):
 
     def __init__(self, options: DistillOptions) -> None:
         super().__init__(options)
-        if not 0.0 < options.width <= 1.0:
-            raise UsageError(f"option 'width' is {options.width}, it must be above 0 and at most 1")
+        for name in ("width", "depth"):
+            if not 0.0 < getattr(options, name) <= 1.0:
+                raise UsageError(f"option '{name}' is {getattr(options, name)}, it must be above 0 and at most 1")
         self.pairs = [_pair(text) for text in options.hints]
 
     def transform(self, task: Task) -> Outcome:
@@ -58,6 +64,8 @@ class Distill(KerasPass):
         keras.utils.set_random_seed(task.seed)
         if self.options.student is None:
             student = narrowed(task.model, self.options.width)
+            if self.options.depth < 1.0:
+                student = keras.models.clone_model(shortened(student, self.options.depth))
         else:
             student = _given(Path(self.options.student), task.model, fresh=self.options.scratch)
         before, after = task.model.count_params(), student.count_params()
@@ -132,6 +140,99 @@ def narrowed(model: Any, width: float) -> Any:
     if not isinstance(student, keras.Model):
         raise UnsupportedError(f"'{model.name}' is no functional model", hint="build the student yourself: student=FILE")
     return student
+
+
+def shortened(model: Any, depth: float) -> Any:
+    """A model of the same graph without some of the parts that leave the shape of what they are given as it is.
+
+    A part is what lies between two tensors through which everything passes: a layer, or a whole residual block.
+
+    Args:
+        model: functional or Sequential.
+        depth: share of the layers with kernels to keep; parts are left out evenly along the graph until it is reached.
+
+    Raises:
+        UnsupportedError: there are not enough such parts.
+    """
+    model = rebuilt(model, lambda layer: layer, lambda layer, _, *args, **kwargs: layer(*args, **kwargs))
+    parts = _parts(model)
+    total, spare = sum(part.kernels for part in parts), [part for part in parts if part.removable and part.kernels]
+    gone: list[_Part] = []
+    for count in range(1, len(spare) + 1):
+        gone = [spare[int((index + 0.5) * len(spare) / count)] for index in range(count)]
+        if total - sum(part.kernels for part in gone) <= depth * total + 0.5:
+            break
+    left = total - sum(part.kernels for part in gone)
+    if left > depth * total + 0.5:
+        raise UnsupportedError(
+            f"'{model.name}' cannot be shortened to {depth:g} of its {total} layers with kernels: {left} are the fewest, the "
+            "others change the shape of what they are given",
+            hint="use a larger depth, or build the student yourself: student=FILE",
+        )
+    ends = {id(part.operations[-1]): part for part in gone}
+    kept: dict[int, Any] = {}
+
+    def call(layer: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
+        part = ends.get(id(layer))
+        result = kept[id(part.start)] if part is not None else layer(*args, **kwargs)
+        kept[id(layer)] = result
+        return result
+
+    def entry(tensor: Any) -> Any:
+        kept[id(tensor._keras_history.operation)] = tensor
+        return tensor
+
+    return rebuilt(model, lambda layer: layer, call, entry)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What lies between two tensors through which everything passes.
+
+    Args:
+        start: the operation that gives the first of them.
+        operations: those of the part, the last one gives the second tensor.
+        removable: whether the two have the same shape and the second is no output.
+        kernels: number of layers with kernels.
+    """
+
+    start: Any
+    operations: tuple[Any, ...]
+    removable: bool
+    kernels: int
+
+
+def _parts(model: Any) -> list[_Part]:
+    """The parts of a flat model's graph in order; none of a graph in which everything never passes through one tensor."""
+    waiting = Counter(id(tensor) for nodes in model._nodes_by_depth.values() for node in nodes for tensor in node.input_tensors)
+    calls = Counter(id(node.operation) for nodes in model._nodes_by_depth.values() for node in nodes)
+    outputs = {id(tensor) for tensor in model.outputs}
+    alive: dict[int, Any] = {id(tensor): tensor for tensor in model.inputs}
+    start = model.inputs[0]
+    found: list[_Part] = []
+    since: list[Any] = []
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.input_tensors:
+                continue
+            since.append(node.operation)
+            for tensor in node.input_tensors:
+                waiting[id(tensor)] -= 1
+                if not waiting[id(tensor)] and id(tensor) not in outputs:
+                    alive.pop(id(tensor), None)
+            alive |= {id(tensor): tensor for tensor in node.output_tensors}
+            if len(alive) == 1:
+                end = next(iter(alive.values()))
+                same = tuple(end.shape) == tuple(start.shape) and end.dtype == start.dtype and id(end) not in outputs
+                shared = any(calls[id(operation)] > 1 for operation in since)
+                kernels = sum(hasattr(op, "kernel") or hasattr(op, "pointwise_kernel") for op in since)
+                part = _Part(start._keras_history.operation, tuple(since), same and not shared, kernels)
+                if found and found[-1].removable and part.removable and not kernels:  # its BatchNorm and activation go with it
+                    last = found.pop()
+                    part = replace(last, operations=(*last.operations, *part.operations))
+                found.append(part)
+                start, since = end, []
+    return found
 
 
 def _given(path: Path, model: Any, *, fresh: bool) -> Any:
