@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
-from edgewright.converters.openvino_float_ops import float_ops, nodes_of
+from edgewright.converters.openvino_rounding import float_ops, nodes_of, set_ranges
 from edgewright.converters.quantize import Calibration, kept_ops, open_calibration, specs_digest, used
 from edgewright.converters.readers import READERS, find_reader
 from edgewright.converters.tflite_file import NamedOp, named_ops
 from edgewright.converters.tflite_parse import parse
-from edgewright.converters.tflite_ranges import has_ranges, take_ranges
+from edgewright.converters.tflite_ranges import Ranges, has_ranges, take_ranges
 from edgewright.converters.tflite_rewrite import affine, rewrite, unfuse_transposed
 from edgewright.errors import ConversionError, EdgewrightError, ModelError, UnsupportedError, needs
 
 __all__ = ["warm_up", "write_ir"]
 
-_COMPARED = 32
-"""Batches that two candidates are compared on."""
+_COMPARED = 64
+"""Batches that two candidates are compared on, spread over all samples."""
+
+_UNLIKELY = 1e-6
+"""Probability below which it does not matter how small one is."""
 
 _NEAR = 1e-3
 """Noise (30 dB) below which a model is quantized well enough without bias correction."""
@@ -83,7 +86,7 @@ def write_ir(
     if any(spec.quantized for spec in (*inputs, *outputs)) or any(w.bits < 16 for w in reader.info().weights):
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     try:
-        model = _read(reader)
+        model, trained = _read(reader)
         _fix_batch(model, batch)
     except RuntimeError as error:
         raise ModelError(f"OpenVINO cannot read {source}: {_first_line(error)}", hint="-v shows its log") from error
@@ -102,7 +105,7 @@ def write_ir(
         feeds = Calibration(opened, sized, share=0.25)
         ranges = _ranges(model, inputs, outputs, feeds) if io != "float32" else {}
         kept = _kept(reader, keep_float, layers)
-        model = _quantize(model, inputs, feeds, nodes_of(model, kept), notes)
+        model = _quantize(model, trained, inputs, feeds, nodes_of(model, kept), notes)
         if _wrong_when_free(model, inputs, feeds):
             notes.append("the batch size is fixed to 1: with a free one OpenVINO's CPU plug-in computes this int8 model wrongly")
             _fix_batch(model, 1)
@@ -115,6 +118,7 @@ def write_ir(
     if io != "float32":
         scales = {name: dict(zip(("scale", "zero_point"), affine(*found, io), strict=True)) for name, found in ranges.items()}
         model = _integer_io(model, inputs, outputs, scales, io)
+    model = ov.Model(model.get_results(), model.get_sinks(), model.get_parameters(), "model")  # without what NNCF notes in it
     meta = {**metadata, "specs": specs_digest(inputs, outputs)}
     model.set_rt_info(json.dumps(meta, sort_keys=True), ["edgewright", "meta"])
     names = {"inputs": [spec.name for spec in inputs], "outputs": [spec.name for spec in outputs]}
@@ -133,24 +137,40 @@ def write_ir(
     }
 
 
-def _read(reader: Any) -> Any:
-    """The graph of a file, as OpenVINO reads it rightly.
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What quantization-aware training has left in a file.
 
-    Activations that are fused into transposed convolutions get ops of their own (OpenVINO 2026.4 drops them), and ranges
-    that training has learned are taken out, since OpenVINO's are measured.
+    Args:
+        ranges: smallest and largest value of tensors, by name.
+        model: the float graph that rounds to these ranges.
+    """
+
+    ranges: Ranges
+    model: Any
+
+
+def _read(reader: Any) -> tuple[Any, _Trained | None]:
+    """The graph of a file without the ranges that training has learned, and these.
+
+    Activations that are fused into transposed convolutions get ops of their own: OpenVINO 2026.4 drops them.
     """
     import openvino as ov
 
     if reader.format != "tflite":
-        return ov.Core().read_model(str(reader.path))
+        return ov.Core().read_model(str(reader.path)), None
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-        plain = reader.path
-        ops, data = dict(reader.info().ops), reader.path.read_bytes()
-        if has_ranges(ops) or "TRANSPOSE_CONV" in ops:
-            plain = Path(folder) / "plain.tflite"
-            data = take_ranges(data)[0] if has_ranges(ops) else data
-            plain.write_bytes(rewrite(data, unfuse_transposed))
-        return _complete(ov.Core().read_model(str(plain)), plain)
+
+        def read(data: bytes) -> Any:
+            file = Path(folder) / "model.tflite"
+            file.write_bytes(rewrite(data, unfuse_transposed))
+            return _complete(ov.Core().read_model(str(file)), file)
+
+        data = reader.path.read_bytes()
+        if not has_ranges(dict(reader.info().ops)):
+            return read(data), None
+        plain, ranges = take_ranges(data)
+        return read(plain), _Trained(ranges, read(data))
 
 
 def _kept(reader: Any, patterns: Sequence[str], layers: Sequence[str]) -> list[NamedOp]:
@@ -214,15 +234,25 @@ def _complete(model: Any, source: Path) -> Any:
     return Model(results, model.get_parameters(), "model")
 
 
-def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, kept: Collection[str], notes: list[str]) -> Any:
+def _quantize(
+    model: Any,
+    trained: _Trained | None,
+    inputs: Sequence[TensorSpec],
+    samples: Calibration,
+    kept: Collection[str],
+    notes: list[str],
+) -> Any:
     """Post-training quantization; where that is not near enough, whichever variant is nearest.
 
     Ranges are the smallest and largest value over all samples: the mean of each sample's, NNCF's default, clips small
-    models hard. Bias correction takes a mean per channel, which helps wide convolutional models and harms others. On
-    CPUs without VNNI or AMX, sums of two 8-bit products saturate in 16 bits; weights of 7 bits keep them from it.
+    models hard. Ranges that training has learned take their place. Bias correction takes a mean per channel, which helps
+    wide convolutional models and harms others; a trained model needs none. On CPUs without VNNI or AMX, sums of two 8-bit
+    products saturate in 16 bits; weights of 7 bits keep them from it, in the first layer those of models that were not
+    trained for 8.
 
     Args:
         model: in float.
+        trained: what quantization-aware training has left.
         inputs: of the model.
         samples: to measure ranges with.
         kept: names of the nodes that stay float.
@@ -237,13 +267,13 @@ def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, ke
     def feed(item: Mapping[str, Any]) -> dict[int, Any]:
         return {index: item[name] for index, name in enumerate(names)}
 
-    def candidate(*, correct: bool = False, narrow: bool = False) -> Any:
+    def candidate(fix: OverflowFix, *, correct: bool = False) -> Any:
         advanced = nncf.AdvancedQuantizationParameters(
             disable_bias_correction=not correct,
-            overflow_fix=OverflowFix.ENABLE if narrow else OverflowFix.FIRST_LAYER,
+            overflow_fix=fix,
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         )
-        return nncf.quantize(
+        found = nncf.quantize(
             model.clone(),
             nncf.Dataset(samples, feed),
             preset=nncf.QuantizationPreset.MIXED,
@@ -251,11 +281,14 @@ def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, ke
             ignored_scope=nncf.IgnoredScope(names=list(kept)) if kept else None,
             advanced_parameters=advanced,
         )
+        if trained is not None:
+            set_ranges(found, trained.ranges)
+        return found
 
     try:
-        plain = candidate()
-        feeds = [list(feed(item).values()) for item in islice(samples, _COMPARED)]
-        reference = _run(model, feeds)
+        plain = candidate(OverflowFix.FIRST_LAYER if trained is None else OverflowFix.DISABLE)
+        feeds = [list(feed(item).values()) for item in islice(samples, 0, None, -(-len(samples) // _COMPARED))]
+        reference = _run(model if trained is None else _with_batch_1(trained.model), feeds)
 
         def noise(found: Any) -> float:
             return _noise(reference, _run(_with_batch_1(found), feeds))
@@ -263,13 +296,15 @@ def _quantize(model: Any, inputs: Sequence[TensorSpec], samples: Calibration, ke
         least = noise(plain)
         if least < _NEAR:
             return plain
-        narrow, corrected = candidate(narrow=True), candidate(correct=True)
-        found = {"narrow": noise(narrow), "corrected": noise(corrected), "plain": least}
+        others = {"narrow": candidate(OverflowFix.ENABLE)}
+        if trained is None:
+            others["corrected"] = candidate(OverflowFix.FIRST_LAYER, correct=True)
+        found = {**{name: noise(other) for name, other in others.items()}, "plain": least}
         best = min(found, key=lambda name: found[name])
         if best == "narrow":
             told = "on this CPU sums of 8-bit products saturate, as on all without VNNI or AMX"
             notes.append(f"weights have 7 of 8 bits in the int8 file: {told}")
-        return {"narrow": narrow, "corrected": corrected, "plain": plain}[best]
+        return {**others, "plain": plain}[best]
     except (EdgewrightError, MemoryError):
         raise
     except Exception as error:  # NNCF and OpenVINO raise their own and built-in types
@@ -286,7 +321,7 @@ def _wrong_when_free(model: Any, inputs: Sequence[TensorSpec], samples: Calibrat
     """
     if not any(port.partial_shape.is_dynamic for port in model.inputs):
         return False
-    feeds = [[item[spec.name] for spec in inputs] for item in islice(samples, _COMPARED)]
+    feeds = [[item[spec.name] for spec in inputs] for item in islice(samples, 0, None, -(-len(samples) // _COMPARED))]
     return _noise(_run(_with_batch_1(model), feeds), _run(model, feeds)) > _SAME
 
 
@@ -307,16 +342,21 @@ def _noise(reference: Sequence[np.ndarray[Any, Any]], found: Sequence[np.ndarray
 
 
 def _run(model: Any, feeds: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    """All results as float64, in the model's order, one after another along the first axis."""
+    """All results as float64, in the model's order, one after another along the first axis.
+
+    Probabilities are given as logarithms: what a softmax is fed shows noise that its result hides where it is sure.
+    """
     import openvino as ov
 
+    makers = [port.get_node().input_value(0).get_node().get_type_name() for port in model.outputs]
     compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found: list[list[np.ndarray[Any, Any]]] = [[] for _ in compiled.outputs]
     for values in feeds:
         answer = compiled(values)
         for index, results in enumerate(found):
             results.append(np.asarray(answer[index], np.float64).reshape(-1))
-    return [np.concatenate(results) for results in found]
+    joined = [np.concatenate(results) for results in found]
+    return [np.log(np.maximum(v, _UNLIKELY)) if kind == "Softmax" else v for kind, v in zip(makers, joined, strict=True)]
 
 
 def _weights_only(model: Any, notes: list[str]) -> Any:

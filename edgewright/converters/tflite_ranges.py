@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.converters.tflite_rewrite import rewrite
+from edgewright.converters.tflite_rewrite import drop_unused_tensors, rewrite
 
 __all__ = ["Ranges", "has_ranges", "override", "take_ranges"]
 
@@ -48,6 +48,7 @@ def take_ranges(data: bytes) -> tuple[bytes, Ranges]:
     def change(schema: Any, tree: Any) -> None:
         for graph in tree.subgraphs:
             _unwrap(schema, tree, graph, ranges)
+        drop_unused_tensors(tree)
 
     return rewrite(data, change), ranges
 

@@ -13,6 +13,7 @@ from edgewright.errors import needs
 __all__ = [
     "affine",
     "declare_versions",
+    "drop_unused_tensors",
     "float16_weights",
     "float32_weights",
     "general_scales",
@@ -45,6 +46,36 @@ def rewrite(data: bytes, change: Callable[[Any, Any], None]) -> bytes:
     builder = flatbuffers.Builder(len(data) + (1 << 16))
     builder.Finish(tree.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def drop_unused_tensors(tree: Any) -> None:
+    """Remove tensors that no op, input, output or signature names; their buffers stay, empty, where others have the next."""
+    used_buffers = {0, *(entry.buffer for entry in tree.metadata or ())}
+    for at, graph in enumerate(tree.subgraphs):
+        lists = [indexes for op in graph.operators for indexes in (op.inputs, op.outputs, op.intermediates)]
+        used = {int(i) for indexes in (*lists, graph.inputs, graph.outputs) if indexes is not None for i in indexes if i >= 0}
+        borders = [
+            entry
+            for signature in tree.signatureDefs or ()
+            if signature.subgraphIndex == at
+            for entry in (*(signature.inputs or ()), *(signature.outputs or ()))
+        ]
+        used |= {int(entry.tensorIndex) for entry in borders}
+        place = {old: new for new, old in enumerate(sorted(used))}
+
+        def moved(indexes: Any, place: dict[int, int] = place) -> Any:
+            return None if indexes is None else np.asarray([place.get(int(i), -1) for i in indexes], np.int32)
+
+        for op in graph.operators:
+            op.inputs, op.outputs, op.intermediates = moved(op.inputs), moved(op.outputs), moved(op.intermediates)
+        graph.inputs, graph.outputs = moved(graph.inputs), moved(graph.outputs)
+        for entry in borders:
+            entry.tensorIndex = place[int(entry.tensorIndex)]
+        graph.tensors = [graph.tensors[old] for old in sorted(used)]
+        used_buffers |= {tensor.buffer for tensor in graph.tensors}
+    for index, buffer in enumerate(tree.buffers):
+        if index not in used_buffers:
+            buffer.data = None
 
 
 def float16_weights(schema: Any, tree: Any) -> None:

@@ -105,8 +105,9 @@ class Cluster(KerasPass):
         if self.options.per == "tensor":
             centroids = kmeans(values.ravel(), count, init=self.options.init, zero=zero, rng=rng)
             return Clustering(centroids, _nearest(values, centroids, zero), np.ones((1,) * values.ndim, np.float32))
-        scales = channel_scales(values, kernel.inputs)
+        scales = _coarse(channel_scales(values, kernel.inputs))
         normal = values / scales
+        normal = np.where(np.abs(values) == np.abs(values).max(axis=kernel.inputs, keepdims=True), np.sign(values), normal)
         centroids = kmeans(normal.ravel(), count, init=self.options.init, zero=zero, rng=rng, ends=True)
         return Clustering(centroids, _nearest(normal, centroids, zero), scales)
 
@@ -166,6 +167,11 @@ def _start(ordered: Array, different: Array, count: int, init: str, rng: np.rand
         chosen.append(float(rng.choice(ordered, p=distance / distance.sum())))
         distance = np.minimum(distance, np.square(ordered - chosen[-1]))
     return np.sort(np.asarray(chosen))
+
+
+def _coarse(scales: Array) -> Array:
+    """Scales rounded up by at most 4.4 %, to 16 steps an octave: so few different ones deflate well in an int8 file."""
+    return np.exp2(np.ceil(np.log2(scales) * 16.0 - 1e-4) / 16.0).astype(np.float32)
 
 
 def _nearest(values: Array, centroids: Array, zero: bool) -> Array:

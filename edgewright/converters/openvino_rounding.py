@@ -1,13 +1,15 @@
-"""Which ops of an OpenVINO model compute on values that were not quantized, and which belong to a layer."""
+"""What an OpenVINO graph rounds: ops that compute on values that were not quantized, nodes of a layer, learned ranges."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from edgewright.converters.tflite_file import NamedOp, layer_of
 
-__all__ = ["float_ops", "nodes_of"]
+__all__ = ["float_ops", "nodes_of", "set_ranges"]
 
 MOVES = frozenset(
     (
@@ -16,6 +18,9 @@ MOVES = frozenset(
     ).split()
 )
 """Ops that keep the quantized values they are given, or are fused into the op before them."""
+
+MOVED_ONLY = frozenset("Reshape Transpose Squeeze Unsqueeze".split())
+"""Ops whose result holds the values that it is given, all of them."""
 
 JOINS = frozenset({"Concat", "Maximum", "Minimum"})
 """Those of them whose result is quantized only if all of their inputs are."""
@@ -65,6 +70,47 @@ def nodes_of(model: Any, ops: Sequence[NamedOp]) -> list[str]:
     tensors = {name for op in ops for name in op.outputs}
     found = [op for op in model.get_ordered_ops() if op.get_type_name() not in PLUMBING and op.outputs()]
     return [str(op.get_friendly_name()) for op in found if _floating(op.output(0)) and _tensor_name(op) in tensors]
+
+
+def set_ranges(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Give FakeQuantize ops of activations the ranges of the tensors that they round, where these are known.
+
+    Args:
+        model: quantized; changed in place.
+        ranges: smallest and largest value by tensor.
+    """
+    from openvino import opset13 as ops
+
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "FakeQuantize" or _from_constant(op.input_value(0).get_node()):
+            continue
+        known = next((ranges[name] for name in _names_around(op) if name in ranges), None)
+        if known is None:
+            continue
+        for index, value in enumerate((*known, *known), start=1):
+            shape = [1] * len(op.input_value(index).get_partial_shape())
+            constant = ops.constant(np.full(shape, value, np.float32))
+            op.input(index).replace_source_output(constant.output(0))
+
+
+def _names_around(op: Any) -> list[str]:
+    """Names of the tensor that an op takes first, before and after it was only moved or rounded."""
+    found: list[str] = []
+    source = op.input_value(0)
+    while True:
+        found += sorted(source.get_names())
+        node = source.get_node()
+        if node.get_type_name() not in MOVED_ONLY or not node.inputs():
+            break
+        source = node.input_value(0)
+    queue = [source]
+    while queue:
+        for taker in queue.pop().get_target_inputs():
+            node = taker.get_node()
+            if taker.get_index() == 0 and node.get_type_name() in MOVED_ONLY | {"FakeQuantize"}:
+                found += sorted(node.output(0).get_names())
+                queue.append(node.output(0))
+    return found
 
 
 def _computed_quantized(op: Any, real: set[str]) -> bool:
