@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-__all__ = ["FakeQuant", "Shaped"]
+__all__ = ["FakeQuant", "RangedAttention", "RangedGRUCell", "RangedLSTMCell", "RangedSimpleRNNCell", "Shaped"]
 
 
 @keras.saving.register_keras_serializable(package="edgewright")
@@ -101,5 +101,160 @@ class Shaped(keras.layers.Layer):
             for function in functions:
                 value = function(value)
             mapping.append((variable, value))
-        with keras.StatelessScope(state_mapping=mapping):
-            return self.layer(*args, **kwargs)
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            result = self.layer(*args, **kwargs)
+        for variable in self.layer.non_trainable_variables:  # ranges, statistics, seeds: what the call changed
+            value = scope.get_current_value(variable)
+            if value is not None and all(variable is not shaped for shaped, _ in mapping):
+                variable.assign(value)
+        return result
+
+
+class _Ranged:
+    """What layers have in common that round values within themselves: a `FakeQuant` for each kind of value."""
+
+    VALUES: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: Any, bits: int = 8, momentum: float = 0.95, percentile: float = 100.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._how = {"bits": bits, "momentum": momentum, "percentile": percentile}
+        self.ranges = {name: FakeQuant(bits, momentum, percentile, name=f"{name}_range") for name in self.VALUES}
+
+    def _build_ranges(self) -> None:
+        for quant in self.ranges.values():
+            quant.build(None)
+            quant.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """What loading needs."""
+        return {**super().get_config(), **self._how}  # type: ignore[misc]
+
+    def _dropped(self, inputs: Any, state: Any, training: bool) -> tuple[Any, Any]:
+        """Inputs and state of a cell after dropout."""
+        own: Any = self
+        if training and own.dropout > 0.0:
+            mask = own.get_dropout_mask(inputs)
+            inputs = inputs * (mask[0] if isinstance(mask, (list, tuple)) else mask)
+        if training and own.recurrent_dropout > 0.0:
+            mask = own.get_recurrent_dropout_mask(state)
+            state = state * (mask[0] if isinstance(mask, (list, tuple)) else mask)
+        return inputs, state
+
+
+@keras.saving.register_keras_serializable(package="edgewright")
+class RangedAttention(_Ranged, keras.layers.MultiHeadAttention):
+    """Multi-head attention that rounds queries, keys, values, scores and their mixture as an integer file does."""
+
+    VALUES = ("query", "key", "value", "scaled", "scores", "mixed")
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        """Make the weights and the ranges."""
+        super().build(query_shape, value_shape, key_shape)
+        self._build_ranges()
+
+    def _compute_attention(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: bool = False,
+        return_attention_scores: bool = False,
+    ) -> tuple[Any, Any]:
+        ops, ranges = keras.ops, self.ranges
+        query, key, value = ranges["query"](query), ranges["key"](key), ranges["value"](value)
+        query = ranges["scaled"](query * self._inverse_sqrt_key_dim)
+        scores = ranges["scores"](ops.einsum(self._dot_product_equation, key, query))
+        shares = self._masked_softmax(scores, attention_mask)
+        kept = self._dropout_layer(shares, training=training) if self._dropout > 0.0 else shares
+        return ranges["mixed"](ops.einsum(self._combine_equation, kept, value)), shares
+
+
+@keras.saving.register_keras_serializable(package="edgewright")
+class RangedLSTMCell(_Ranged, keras.layers.LSTMCell):
+    """An LSTM's cell that rounds every value as the integer ops of its unrolled form do."""
+
+    VALUES = ("input", "recurrent", "gates", "forgotten", "added", "carry", "hidden")
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights and the ranges."""
+        super().build(input_shape)
+        self._build_ranges()
+
+    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
+        """One step: the output, shape (batch, units), and the new states."""
+        ops, ranges = keras.ops, self.ranges
+        carry = states[1]
+        inputs, hidden = self._dropped(inputs, states[0], training)
+        taken = ops.matmul(inputs, self.kernel)
+        if self.use_bias:
+            taken = ops.add(taken, self.bias)
+        gates = ranges["gates"](ranges["input"](taken) + ranges["recurrent"](ops.matmul(hidden, self.recurrent_kernel)))
+        enter, forget, fresh, leave = ops.split(gates, 4, axis=1)
+        forgotten = ranges["forgotten"](self.recurrent_activation(forget) * carry)
+        added = ranges["added"](self.recurrent_activation(enter) * self.activation(fresh))
+        carry = ranges["carry"](forgotten + added)
+        hidden = ranges["hidden"](self.recurrent_activation(leave) * self.activation(carry))
+        return hidden, [hidden, carry]
+
+
+@keras.saving.register_keras_serializable(package="edgewright")
+class RangedGRUCell(_Ranged, keras.layers.GRUCell):
+    """A GRU's cell that rounds every value as the integer ops of its unrolled form do."""
+
+    VALUES = ("input", "recurrent", "update", "reset", "gated", "fresh", "old", "new", "hidden")
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights and the ranges."""
+        super().build(input_shape)
+        self._build_ranges()
+
+    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
+        """One step: the output, shape (batch, units), and the new state."""
+        ops, ranges, units = keras.ops, self.ranges, self.units
+        nested = isinstance(states, (list, tuple))
+        before = states[0] if nested else states
+        inputs, hidden = self._dropped(inputs, before, training)
+        bias, recurrent_bias = (self.bias[0], self.bias[1]) if self.reset_after and self.use_bias else (self.bias, None)
+        taken = ops.matmul(inputs, self.kernel)
+        if bias is not None:
+            taken = ops.add(taken, bias)
+        x_update, x_reset, x_fresh = ops.split(ranges["input"](taken), 3, axis=-1)
+        kernel = self.recurrent_kernel if self.reset_after else self.recurrent_kernel[:, : 2 * units]
+        known = ops.matmul(hidden, kernel)
+        if recurrent_bias is not None:
+            known = ops.add(known, recurrent_bias)
+        known = ranges["recurrent"](known)
+        update = self.recurrent_activation(ranges["update"](x_update + known[:, :units]))
+        reset = self.recurrent_activation(ranges["reset"](x_reset + known[:, units : 2 * units]))
+        if self.reset_after:
+            gated = reset * known[:, 2 * units :]
+        else:
+            gated = ops.matmul(reset * hidden, self.recurrent_kernel[:, 2 * units :])
+        fresh = self.activation(ranges["fresh"](x_fresh + ranges["gated"](gated)))
+        result = ranges["hidden"](ranges["old"](update * before) + ranges["new"]((1.0 - update) * fresh))
+        return result, [result] if nested else result
+
+
+@keras.saving.register_keras_serializable(package="edgewright")
+class RangedSimpleRNNCell(_Ranged, keras.layers.SimpleRNNCell):
+    """A simple recurrent cell that rounds every value as the integer ops of its unrolled form do."""
+
+    VALUES = ("input", "recurrent", "sum", "hidden")
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights and the ranges."""
+        super().build(input_shape)
+        self._build_ranges()
+
+    def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
+        """One step: the output, shape (batch, units), and the new state."""
+        ops, ranges = keras.ops, self.ranges
+        nested = isinstance(states, (list, tuple))
+        inputs, hidden = self._dropped(sequence, states[0] if nested else states, training)
+        taken = ops.matmul(inputs, self.kernel)
+        if self.bias is not None:
+            taken = ops.add(taken, self.bias)
+        total = ranges["sum"](ranges["input"](taken) + ranges["recurrent"](ops.matmul(hidden, self.recurrent_kernel)))
+        result = ranges["hidden"](self.activation(total)) if self.activation is not None else total
+        return result, [result] if nested else result

@@ -60,23 +60,34 @@ def _unwrap(schema: Any, tree: Any, graph: Any, ranges: Ranges) -> None:
         code = tree.operatorCodes[op.opcodeIndex]
         return str(kinds.get(max(code.builtinCode, code.deprecatedBuiltinCode), ""))
 
-    taken = {int(op.inputs[0]): op for op in graph.operators if kind(op) == "DEQUANTIZE"}
-    floats = schema.TensorType.FLOAT32
+    made = {int(index) for op in graph.operators for index in op.outputs}
     place: dict[int, int] = {}
     gone: set[int] = set()
     found: dict[int, tuple[float, float]] = {}
     for op in graph.operators:
-        source, stored = int(op.inputs[0]) if op.inputs is not None and len(op.inputs) else -1, int(op.outputs[0])
-        if kind(op) != "QUANTIZE" or stored not in taken or graph.tensors[source].type != floats:
+        source = int(op.inputs[0]) if op.inputs is not None and len(op.inputs) else -1
+        if kind(op) not in {"QUANTIZE", "DEQUANTIZE"} or (source not in made and source not in graph.inputs):
             continue
-        back = taken[stored]
-        place[int(back.outputs[0])] = source
-        found[source] = _range_of(schema, graph.tensors[stored])
-        gone |= {id(op), id(back)}
+        result = int(op.outputs[0])
+        place[result] = source
+        gone.add(id(op))
+        if kind(op) == "QUANTIZE" and graph.tensors[source].type == schema.TensorType.FLOAT32:
+            found[source] = _range_of(schema, graph.tensors[result])
     graph.operators = [op for op in graph.operators if id(op) not in gone]
     _replace(tree, graph, place)
+    # The converter moves transpositions and the like between the two ops of a pair: what they give is float again.
+    for op in graph.operators if gone else ():
+        for index in op.outputs:
+            tensor = graph.tensors[int(index)]
+            if tensor.type in {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16} and _is_scaled(tensor):
+                found[int(index)] = _range_of(schema, tensor)
+                tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
     ranges |= {_text(graph.tensors[index].name): own for index, own in found.items()}
     _spread(graph, kind, ranges)
+
+
+def _is_scaled(tensor: Any) -> bool:
+    return tensor.quantization is not None and tensor.quantization.scale is not None and len(tensor.quantization.scale) > 0
 
 
 def _range_of(schema: Any, tensor: Any) -> tuple[float, float]:

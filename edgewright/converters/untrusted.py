@@ -32,7 +32,10 @@ SAFE_MODULES = (
 )
 """Sub-modules of keras whose objects a model may name; everything else can reach code that a file should not choose."""
 
-OWN_LAYERS = frozenset({("edgewright.keras_layers", "FakeQuant")})
+OWN_LAYERS = frozenset(
+    ("edgewright.keras_layers", name)
+    for name in ("FakeQuant", "RangedAttention", "RangedGRUCell", "RangedLSTMCell", "RangedSimpleRNNCell")
+)
 """Layers that Edgewright's own passes put into a model."""
 
 LOADERS = frozenset({"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgewright.errors import UsageError
 from edgewright.optimizers.graph import Kernel, consumers, fold_batch_norm, kernels_of, leaf_layers, rebuilt
+from edgewright.optimizers.inner_ranges import FUSED, with_inner_ranges
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task
 from edgewright.optimizers.shaping import Shape, bake, clustering_of, mask_shape, rounding, shaped
 from edgewright.optimizers.training import FitOptions
@@ -21,13 +22,10 @@ _PASSIVE = frozenset(
     (
         "InputLayer Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout AlphaDropout "
         "ActivityRegularization Identity Reshape Flatten Permute RepeatVector MaxPooling1D MaxPooling2D MaxPooling3D "
-        "GlobalMaxPooling1D GlobalMaxPooling2D Cropping1D Cropping2D Masking FakeQuant"
+        "GlobalMaxPooling1D GlobalMaxPooling2D Cropping1D Cropping2D Masking FakeQuant RNN"
     ).split()
 )
-"""Layers whose output has the range of their input, or has none: what TFLite gives the same scale."""
-
-_FUSED = frozenset(("relu", "relu6", "relu_n1_to_1"))
-"""Activations that the kernels compute on the accumulator: nothing is rounded before them."""
+"""Layers whose output has the range of their input, has none, or is rounded within them."""
 
 _BOUNDED = frozenset(("softmax", "sigmoid", "tanh"))
 """Activations whose output scale the specification fixes: no range is learned for them."""
@@ -77,6 +75,8 @@ class Qat(KerasPass):
 
     def transform(self, task: Task) -> Outcome:
         """The trained model; see `KerasPass.transform`."""
+        from edgewright.keras_layers import FakeQuant
+
         model, folded = fold_batch_norm(task.model)
         if folded:
             task.notes.append(f"{len(folded)} BatchNorms were folded and are frozen")
@@ -84,11 +84,14 @@ class Qat(KerasPass):
         if left:
             task.notes.append(f"BatchNorms that follow no convolution or dense layer are trained as they are: {', '.join(left)}")
         floats, wide = self._named(model, "keep_float"), self._named(model, "int16")
+        how = {"momentum": self.options.momentum, "percentile": self.options.percentile}
+        model = with_inner_ranges(model, how, floats | wide, task.notes)
         real = _computed_float(model, floats)
         kernels = kernels_of(model)
         shapes = [self._shape(kernel, rounded=id(kernel.layer) not in real) for kernel in kernels]
         shapes = [shape for shape in shapes if shape.functions]
-        model, quants = self._with_ranges(model, real, wide)
+        model = self._with_ranges(model, real, wide)
+        quants = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, FakeQuant)]
         trained = shaped(model, shapes)
         trainer = task.trainer
         if trainer is not None:
@@ -144,8 +147,8 @@ class Qat(KerasPass):
             functions.append(rounding(kernel, per_channel=not kernel.path.endswith("embeddings")))
         return Shape(kernel, functions, state)
 
-    def _with_ranges(self, model: Any, real: set[int], wide: set[str]) -> tuple[Any, list[Any]]:
-        """The model with a `FakeQuant` behind every tensor that the int8 file rounds, and these layers.
+    def _with_ranges(self, model: Any, real: set[int], wide: set[str]) -> Any:
+        """The model with a `FakeQuant` behind every tensor that the int8 file rounds.
 
         Args:
             model: with BatchNorm folded.
@@ -155,7 +158,6 @@ class Qat(KerasPass):
         from edgewright.keras_layers import FakeQuant
 
         silent = _without_rounding(model, real)
-        made: list[Any] = []
         counts: dict[str, int] = {}
 
         def quantized(layer: Any, result: Any) -> Any:
@@ -167,7 +169,6 @@ class Qat(KerasPass):
             suffix = "" if counts[layer.name] == 1 else f"_{counts[layer.name]}"
             bits = 16 if layer.name in wide else 8
             quant = FakeQuant(bits, self.options.momentum, self.options.percentile, name=f"{layer.name}_range{suffix}")
-            made.append(quant)
             return quant(result)
 
         def entry(tensor: Any) -> Any:
@@ -176,7 +177,7 @@ class Qat(KerasPass):
         def call(layer: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
             return quantized(layer, layer(*args, **kwargs))
 
-        return rebuilt(model, lambda layer: layer, call, entry), made
+        return rebuilt(model, lambda layer: layer, call, entry)
 
 
 def _computed_float(model: Any, names: set[str]) -> set[int]:
@@ -220,7 +221,7 @@ def _fuses(operation: Any, takers: dict[int, list[Any]]) -> bool:
 
 
 def _is_fused(operation: Any) -> bool:
-    return operation is not None and not hasattr(operation, "kernel") and _activation(operation) in _FUSED
+    return operation is not None and not hasattr(operation, "kernel") and _activation(operation) in FUSED
 
 
 def _activation(operation: Any) -> str:
