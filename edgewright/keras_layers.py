@@ -23,14 +23,22 @@ class FakeQuant(keras.layers.Layer):
         momentum: of the moving average of each batch's range; the first batch counts in full.
         percentile: what a batch's range is: from the (100 - percentile)-th to the percentile-th percentile of its values;
             100 is from the smallest to the largest.
+        grow: widen at once to what a batch needs, and narrow by the moving average: for values of several time steps, whose
+            ranges differ.
         frozen: keep the range as it is. `momentum_now` of 1 does so from within a training that runs.
     """
 
     def __init__(
-        self, bits: int = 8, momentum: float = 0.95, percentile: float = 100.0, frozen: bool = False, **kwargs: Any
+        self,
+        bits: int = 8,
+        momentum: float = 0.95,
+        percentile: float = 100.0,
+        grow: bool = False,
+        frozen: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.bits, self.momentum, self.percentile, self.frozen = bits, momentum, percentile, frozen
+        self.bits, self.momentum, self.percentile, self.grow, self.frozen = bits, momentum, percentile, grow, frozen
 
     def build(self, input_shape: Any) -> None:
         """Make the range: two scalars that no optimizer touches."""
@@ -45,8 +53,13 @@ class FakeQuant(keras.layers.Layer):
             low, high = self._seen(inputs)
             unset = keras.ops.equal(self.low, self.high)
             keep = keras.ops.where(unset, 0.0, self.momentum_now)
-            self.low.assign(keep * self.low + (1.0 - keep) * low)
-            self.high.assign(keep * self.high + (1.0 - keep) * high)
+            next_low, next_high = keep * self.low + (1.0 - keep) * low, keep * self.high + (1.0 - keep) * high
+            if self.grow:  # but not when the range is frozen from without
+                frozen = keras.ops.equal(self.momentum_now, 1.0)
+                next_low = keras.ops.where(frozen, next_low, keras.ops.minimum(low, next_low))
+                next_high = keras.ops.where(frozen, next_high, keras.ops.maximum(high, next_high))
+            self.low.assign(next_low)
+            self.high.assign(next_high)
         low, high = keras.ops.convert_to_tensor(self.low), keras.ops.convert_to_tensor(self.high)
         high = keras.ops.maximum(high, low + 1e-6)
         return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=self.bits)
@@ -71,8 +84,8 @@ class FakeQuant(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """What loading needs."""
-        own = {"bits": self.bits, "momentum": self.momentum, "percentile": self.percentile, "frozen": self.frozen}
-        return {**super().get_config(), **own}
+        own = ("bits", "momentum", "percentile", "grow", "frozen")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 class Shaped(keras.layers.Layer):
@@ -114,11 +127,12 @@ class _Ranged:
     """What layers have in common that round values within themselves: a `FakeQuant` for each kind of value."""
 
     VALUES: ClassVar[tuple[str, ...]] = ()
+    GROW: ClassVar[bool] = True
 
     def __init__(self, *args: Any, bits: int = 8, momentum: float = 0.95, percentile: float = 100.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._how = {"bits": bits, "momentum": momentum, "percentile": percentile}
-        self.ranges = {name: FakeQuant(bits, momentum, percentile, name=f"{name}_range") for name in self.VALUES}
+        self.ranges = {name: FakeQuant(bits, momentum, percentile, self.GROW, name=f"{name}_range") for name in self.VALUES}
 
     def _build_ranges(self) -> None:
         for quant in self.ranges.values():
@@ -146,6 +160,7 @@ class RangedAttention(_Ranged, keras.layers.MultiHeadAttention):
     """Multi-head attention that rounds queries, keys, values, scores and their mixture as an integer file does."""
 
     VALUES = ("query", "key", "value", "scaled", "scores", "mixed")
+    GROW = False
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Make the weights and the ranges."""

@@ -76,10 +76,12 @@ def _unwrap(schema: Any, tree: Any, graph: Any, ranges: Ranges) -> None:
     graph.operators = [op for op in graph.operators if id(op) not in gone]
     _replace(tree, graph, place)
     # The converter moves transpositions and the like between the two ops of a pair: what they give is float again.
+    kinds = schema.TensorType
+    integers = {kinds.INT8, kinds.UINT8, kinds.INT16, kinds.UINT16}
     for op in graph.operators if gone else ():
         for index in op.outputs:
             tensor = graph.tensors[int(index)]
-            if tensor.type in {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16} and _is_scaled(tensor):
+            if tensor.type in integers and _is_scaled(tensor):
                 found[int(index)] = _range_of(schema, tensor)
                 tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
     ranges |= {_text(graph.tensors[index].name): own for index, own in found.items()}
@@ -95,6 +97,7 @@ def _range_of(schema: Any, tensor: Any) -> tuple[float, float]:
         schema.TensorType.INT8: (-128, 127),
         schema.TensorType.UINT8: (0, 255),
         schema.TensorType.INT16: (-32768, 32767),
+        schema.TensorType.UINT16: (0, 65535),
     }[tensor.type]
     scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
     return scale * (low - zero), scale * (high - zero)

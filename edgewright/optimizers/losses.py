@@ -75,7 +75,8 @@ def output_loss(
 
     def hard(target: Any, found: Any) -> Any:
         if own is not None:
-            one_hot = kind == "classes" and "sparse" not in str(getattr(own, "name", "sparse")).lower()
+            name = str(getattr(own, "name", "") or getattr(own, "__name__", ""))
+            one_hot = kind == "classes" and not name.startswith("sparse")
             return own(ops.one_hot(ops.cast(target[..., 0], "int32"), width) if one_hot else target, found)
         if kind == "classes":
             return keras.losses.sparse_categorical_crossentropy(target, found, from_logits=not sums)

@@ -26,7 +26,8 @@ def recipe(*steps):
 
 def run(trained, out, steps, model="classifier", **more):
     data = {"samples": trained / f"{model}_test.npz", "evaluation": trained / f"{model}_test.npz"}
-    return compress(trained / f"{model}.keras", out, recipe=recipe(*steps), settings=UNMEASURED, **{**data, **more})
+    given = {"settings": UNMEASURED, **data, **more}
+    return compress(trained / f"{model}.keras", out, recipe=recipe(*steps), **given)
 
 
 def kernels(path):
@@ -100,6 +101,59 @@ def test_what_earlier_steps_achieved_survives_training_and_export(trained, tmp_p
     assert [receipt.step for receipt in report.results[0].receipts][:3] == ["prune", "cluster", "qat"]
 
 
+def dtypes_by_op(path):
+    """dtypes of inputs and outputs of every op of a .tflite file, as LiteRT tells them."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    kinds = {detail["index"]: np.dtype(detail["dtype"]).name for detail in interpreter.get_tensor_details()}
+    ops = interpreter._get_ops_details()
+    return [(op["op_name"], [kinds.get(i) for i in op["inputs"]], [kinds.get(i) for i in op["outputs"]]) for op in ops]
+
+
+def test_layers_kept_in_float_and_of_16_bits_are_so_in_the_file(trained, tmp_path):
+    """What the pass left out of rounding the export leaves out too, and says so; what has 16 bits in one has in the other."""
+    report = run(trained, tmp_path / "float", [("qat", "epochs = 1\nkeep_float = ['hidden']\npercentile = 99.9")])
+    found = dtypes_by_op(tmp_path / "float" / "classifier_mine.tflite")
+    assert ("FULLY_CONNECTED", ["float32"] * 3, ["float32"]) in found
+    assert ("FULLY_CONNECTED", ["int8", "int8", "int32"], ["int8"]) in found
+    require_success(report, strict=True)
+    for file in report.results:
+        assert any("as asked for, computed in float: hidden" in warning for warning in file.warnings), file.warnings
+        (width,) = [p for p in file.receipts[-1].promises if p.what == "stored width of the kernels"]
+        assert width.kept and width.found == "8 bits in 1 of 2, 32 bits in 1 of 2"
+    run(trained, tmp_path / "wide", [("qat", "epochs = 1\nint16 = ['hidden']")], to=["tflite"])
+    kinds = [found for found in dtypes_by_op(tmp_path / "wide" / "classifier_mine.tflite") if found[0] == "FULLY_CONNECTED"]
+    assert [(inputs[0], outputs[0]) for _, inputs, outputs in kinds] == [("int16", "int16"), ("int8", "int8")]
+
+
+def test_an_own_function_trains_in_the_passes_place(trained, tmp_path, monkeypatch):
+    code = """
+import keras
+def train(model, samples, ctx):
+    assert len(samples) == 400 and ctx.what == "pruning" and len(ctx.targets) == len(model.outputs)
+    model.compile("sgd", ctx.losses, jit_compile=False)
+    model.fit(ctx.inputs, ctx.targets, epochs=ctx.options.epochs, batch_size=ctx.options.batch, callbacks=ctx.callbacks, verbose=0)
+    open("trained", "w").write(ctx.what)
+    return model
+def forgets(model, samples, ctx):
+    pass
+"""
+    (tmp_path / "mine_train.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    steps = [("prune", "sparsity = 0.5\nepochs = 2\ninclude = ['hidden']")]
+    settings = Settings(bench=False, train="mine_train:train")
+    report = run(trained, tmp_path / "out", steps, to=["tflite"], settings=settings)
+    assert (tmp_path / "trained").read_text() == "pruning"
+    assert (kernels(tmp_path / "out" / "classifier_mine.tflite")[0] == 0).mean() == pytest.approx(0.5, abs=0.01)
+    assert not any("did not hand ctx.callbacks" in warning for warning in report.results[0].warnings)
+    with pytest.raises(UsageError, match="forgets gave a NoneType"):
+        run(trained, tmp_path / "out", steps, to=["tflite"], settings=Settings(bench=False, train="mine_train:forgets"))
+    with pytest.raises(UsageError, match="no step of int8 trains"):
+        compress(trained / "classifier.keras", tmp_path / "out", recipe="int8", settings=settings)
+
+
 def test_trained_ranges_are_those_of_the_file(trained, tmp_path):
     """The file computes what the fake-quantized Keras model computes, to one step of the output's scale."""
     code = """
@@ -161,6 +215,7 @@ def test_the_same_run_gives_the_same_bytes(trained, tmp_path):
         ([("distill", "hints = ['a=b']\nepochs = 1")], UsageError, ("no layer 'a'", "hidden")),
         ([("distill", "student = 'none.keras'")], EdgewrightError, ("none.keras",)),
         ([("qat", "train = 'nosuch:train'")], UsageError, ("nosuch:train",)),
+        ([("qat", "keep_float = ['nosuch']")], UsageError, ("keep_float", "nosuch", "hidden")),
         ([("prun", "")], UsageError, ("prun", "prune")),
     ],
 )
