@@ -76,8 +76,7 @@ def _unwrap(schema: Any, tree: Any, graph: Any, ranges: Ranges) -> None:
     graph.operators = [op for op in graph.operators if id(op) not in gone]
     _replace(tree, graph, place)
     # The converter moves transpositions and the like between the two ops of a pair: what they give is float again.
-    kinds = schema.TensorType
-    integers = {kinds.INT8, kinds.UINT8, kinds.INT16, kinds.UINT16}
+    integers = {getattr(schema.TensorType, name) for name in ("INT8", "UINT8", "INT16", "UINT16")}
     for op in graph.operators if gone else ():
         for index in op.outputs:
             tensor = graph.tensors[int(index)]

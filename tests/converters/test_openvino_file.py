@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.artifact import TensorSpec
-from edgewright.converters import openvino_file, openvino_float_ops
+from edgewright.converters import openvino_file, openvino_rounding
 from edgewright.converters.tflite_rewrite import affine
 from edgewright.runtime.engines.openvino import import_openvino
 
@@ -39,7 +39,7 @@ def test_float_ops(ov):
     bad = named(ops.multiply(wave, y), "net/mixed/mul")
     end = named(ops.exp(bad), "net/last_2/Exp")
     model = ov.Model([fine, end], [x], "net")
-    found = list(openvino_float_ops.float_ops(model, ["first", "wave", "mixed", "last"]))
+    found = list(openvino_rounding.float_ops(model, ["first", "wave", "mixed", "last"]))
     assert found == [("Multiply", "net/mixed/mul", "mixed"), ("Exp", "net/last_2/Exp", "last")]
 
 
@@ -50,7 +50,7 @@ def one_input(ops):
 
 
 def found_in(ov, x, *ends):
-    return [(kind, tensor) for kind, tensor, _ in openvino_float_ops.float_ops(ov.Model(list(ends), [x], "net"), [])]
+    return [(kind, tensor) for kind, tensor, _ in openvino_rounding.float_ops(ov.Model(list(ends), [x], "net"), [])]
 
 
 CHOICES = {

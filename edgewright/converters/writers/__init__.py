@@ -66,6 +66,7 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
             f"--precision {options.precision} needs samples to calibrate with, none were given",
             hint="add --samples FILE (100 or more typical inputs), or use --precision float16 or dynamic",
         )
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
     with atomic_folder(ctx.out.parent) as folder:
         result = ctx.child().call(
             job,
@@ -76,13 +77,13 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
             samples=ctx.samples.to_json() if ctx.samples and calibrating else None,
             metadata={"parent": model.sha256, "preprocess": {name: dict(value) for name, value in model.meta.preprocess.items()}},
             layers=list(model.meta.extra.get("layers", ())),
-            **{**asdict(options), **{name: list(patterns) for name, patterns in mixed.items() if hasattr(options, name)}},
+            **{**plain, **{name: list(patterns) for name, patterns in mixed.items() if hasattr(options, name)}},
         )
     ctx.warnings.extend(result["warnings"])
     ctx.warnings.extend(_describe_kept(result["kept"]))
     ctx.warnings.extend(_describe_float_ops(result["float_ops"], options.precision))
     record = StepRecord(
-        f"write:{writer.produces}", {**asdict(options), "samples": result["samples"]}, model.sha256, versions(*packages)
+        f"write:{writer.produces}", {**plain, "samples": result["samples"]}, model.sha256, versions(*packages)
     )
     return Artifact.of(
         ctx.out,
