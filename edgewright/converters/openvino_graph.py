@@ -214,10 +214,21 @@ def _channel_axis(weight: _Weight, shape: tuple[int, ...]) -> int | None:
         axis = 0 if per_group == 1 else None
     elif weight.position == 1 and kind == "MatMul" and rank > 1:
         axis = rank - 2 if weight.node.get_attributes().get("transpose_b") else rank - 1
+    elif weight.position == 0 and kind == "Gather":  # a table whose rows have scales of their own
+        axis = _scaled_axis(weight, shape)
     if axis is None or not all(_type(node) in {"Reshape", "Transpose", "Squeeze", "Unsqueeze"} for node in _moves(weight)):
         return None
     kept = axis == 0 and all(_type(n) != "Transpose" and n.get_output_shape(0)[:1] == [*shape][:1] for n in _moves(weight))
     return axis if axis < rank and (not _moves(weight) or kept) else None
+
+
+def _scaled_axis(weight: _Weight, shape: tuple[int, ...]) -> int | None:
+    """The axis along which a quantized constant's scales differ; None if there is one scale, or none."""
+    for node in weight.between:
+        if _type(node) == "Multiply" and len(node.get_input_shape(1)) == len(shape):
+            axes = [axis for axis, size in enumerate(node.get_input_shape(1)) if size > 1]
+            return axes[0] if len(axes) == 1 else None
+    return None
 
 
 def _moves(weight: _Weight) -> list[Any]:

@@ -32,7 +32,7 @@ def compiled_of(model: Any, config: Mapping[str, Any] | None, notes: list[str]) 
     """
     import keras
 
-    names = list(model.output_names)
+    names = list((getattr(model, "_functional", None) or model).output_names)
     try:
         found = keras.saving.deserialize_keras_object((config or {}).get("loss"))
         if isinstance(found, Mapping):

@@ -82,9 +82,7 @@ def export(writer: Writer, options: Any, job: str, packages: Iterable[str], mode
     ctx.warnings.extend(result["warnings"])
     ctx.warnings.extend(_describe_kept(result["kept"]))
     ctx.warnings.extend(_describe_float_ops(result["float_ops"], options.precision))
-    record = StepRecord(
-        f"write:{writer.produces}", {**plain, "samples": result["samples"]}, model.sha256, versions(*packages)
-    )
+    record = StepRecord(f"write:{writer.produces}", {**plain, "samples": result["samples"]}, model.sha256, versions(*packages))
     return Artifact.of(
         ctx.out,
         writer.produces,

@@ -73,6 +73,10 @@ class Qat(KerasPass):
             if not low <= getattr(options, name) <= high:
                 raise UsageError(f"option '{name}' is {getattr(options, name)}, it must be from {low:g} to {high:g}")
 
+    def needs_samples(self) -> bool:
+        """Ranges are learned from data even where nothing is trained."""
+        return True
+
     def transform(self, task: Task) -> Outcome:
         """The trained model; see `KerasPass.transform`."""
         from edgewright.keras_layers import FakeQuant
@@ -80,9 +84,12 @@ class Qat(KerasPass):
         model, folded = fold_batch_norm(task.model)
         if folded:
             task.notes.append(f"{len(folded)} BatchNorms were folded and are frozen")
-        left = [layer.name for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+        left = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization" and layer.trainable]
         if left:
-            task.notes.append(f"BatchNorms that follow no convolution or dense layer are trained as they are: {', '.join(left)}")
+            names = ", ".join(layer.name for layer in left)
+            task.notes.append(f"BatchNorms that follow no convolution or dense layer of their own are frozen: {names}")
+        for layer in left:
+            layer.trainable = False
         floats, wide = self._named(model, "keep_float"), self._named(model, "int16")
         how = {"momentum": self.options.momentum, "percentile": self.options.percentile}
         model = with_inner_ranges(model, how, floats | wide, task.notes)
@@ -106,8 +113,8 @@ class Qat(KerasPass):
             trainer.show(trained)
             trainer.fit(trained, "quantization-aware training", freeze)
         bake(shapes)
-        for kernel in kernels:
-            kernel.variable.trainable = True
+        for part in (*left, *(kernel.variable for kernel in kernels)):
+            part.trainable = True
         for quant in quants:
             quant.frozen = True
             quant.momentum_now.assign(quant.momentum)
