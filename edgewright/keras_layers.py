@@ -7,7 +7,16 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-__all__ = ["FakeQuant", "RangedAttention", "RangedGRUCell", "RangedLSTMCell", "RangedSimpleRNNCell", "Shaped"]
+__all__ = [
+    "FakeQuant",
+    "RangedAttention",
+    "RangedGRUCell",
+    "RangedLSTMCell",
+    "RangedSeparableConv1D",
+    "RangedSeparableConv2D",
+    "RangedSimpleRNNCell",
+    "Shaped",
+]
 
 
 @keras.saving.register_keras_serializable(package="edgewright")
@@ -61,7 +70,7 @@ class FakeQuant(keras.layers.Layer):
             self.low.assign(next_low)
             self.high.assign(next_high)
         low, high = keras.ops.convert_to_tensor(self.low), keras.ops.convert_to_tensor(self.high)
-        high = keras.ops.maximum(high, low + 1e-6)
+        high = keras.ops.where(keras.ops.equal(low, high), low + 1.0, high)  # always 0: any scale holds it
         return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=self.bits)
 
     def _seen(self, inputs: Any) -> tuple[Any, Any]:
@@ -183,6 +192,47 @@ class RangedAttention(_Ranged, keras.layers.MultiHeadAttention):
         shares = self._masked_softmax(scores, attention_mask)
         kept = self._dropout_layer(shares, training=training) if self._dropout > 0.0 else shares
         return ranges["mixed"](ops.einsum(self._combine_equation, kept, value)), shares
+
+
+class _RangedSeparable(_Ranged):
+    """A separable convolution that rounds what its depthwise half gives."""
+
+    VALUES = ("depthwise",)
+    GROW = False
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights and the ranges."""
+        super().build(input_shape)  # type: ignore[misc]
+        self._build_ranges()
+
+    def call(self, inputs: Any) -> Any:
+        """As the layer of Keras."""
+        own: Any = self
+        ops, how = keras.ops, {"data_format": own.data_format}
+        causal = own.padding == "causal"
+        if causal:
+            inputs = ops.pad(inputs, own._compute_causal_padding())
+        padding = "valid" if causal else own.padding
+        strides = own.strides if own.rank == 2 else own.strides[0]
+        dilation = own.dilation_rate if own.rank == 2 else own.dilation_rate[0]
+        kernel, last = own.depthwise_kernel, own.pointwise_kernel
+        middle = ops.depthwise_conv(inputs, kernel, strides=strides, padding=padding, dilation_rate=dilation, **how)
+        result = ops.conv(self.ranges["depthwise"](middle), last, padding="valid", **how)
+        if own.use_bias:
+            shape = (1,) * (own.rank + 1) + (own.filters,)
+            channels_first = (1, own.filters) + (1,) * own.rank
+            result = ops.add(result, ops.reshape(own.bias, shape if own.data_format == "channels_last" else channels_first))
+        return own.activation(result) if own.activation is not None else result
+
+
+@keras.saving.register_keras_serializable(package="edgewright")
+class RangedSeparableConv1D(_RangedSeparable, keras.layers.SeparableConv1D):
+    """A 1-D separable convolution that rounds what its depthwise half gives."""
+
+
+@keras.saving.register_keras_serializable(package="edgewright")
+class RangedSeparableConv2D(_RangedSeparable, keras.layers.SeparableConv2D):
+    """A 2-D separable convolution that rounds what its depthwise half gives."""
 
 
 @keras.saving.register_keras_serializable(package="edgewright")

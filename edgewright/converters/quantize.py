@@ -25,6 +25,7 @@ from edgewright.converters.tflite_rewrite import (
     general_scales,
     integer_io,
     rewrite,
+    settle_dead_channels,
     settle_unused_outputs,
     use_integer_forms,
 )
@@ -218,7 +219,8 @@ def _static(
         override(ranges, learned)
         if bits == 16:
             ranges = {name: _wide_enough(found) for name, found in ranges.items()}
-        result = rewrite(bytes(tool.quantize(ranges).quantized_model), _settle)
+        biases = _float_biases(data)
+        result = rewrite(bytes(tool.quantize(ranges).quantized_model), lambda schema, tree: _settle(schema, tree, biases))
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         raise _failed(error) from error
     if io == "float32":
@@ -232,10 +234,23 @@ def _scope(op: NamedOp) -> str:
     return "^" + re.escape(";".join(op.outputs) + ";") + "$"
 
 
-def _settle(schema: Any, tree: Any) -> None:
-    """Mend what the quantizer leaves in a form that engines refuse."""
+def _settle(schema: Any, tree: Any, biases: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Mend what the quantizer leaves in a form that engines refuse, or compute wrongly."""
     settle_unused_outputs(schema, tree)
     general_scales(schema, tree)
+    settle_dead_channels(schema, tree, biases)
+
+
+def _float_biases(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """Biases of a float file by name."""
+    file = parse(Path("model.tflite"), data)
+    found = {}
+    for graph in file.graphs:
+        for op in graph.ops:
+            bias = graph.tensors[op.inputs[-1]] if len(op.inputs) > 2 and op.inputs[-1] >= 0 else None
+            if bias is not None and len(bias.shape) == 1 and bias.is_float and file.constant(bias):
+                found[bias.name] = np.asarray(file.values(bias), np.float64)
+    return found
 
 
 def _border_ranges(data: bytes, ranges: Ranges, samples: Calibration) -> list[tuple[float, float] | None]:

@@ -18,6 +18,8 @@ _PASSIVE = (
     "EXPAND_DIMS",
     "TRANSPOSE",
     "MAX_POOL_2D",
+    "AVERAGE_POOL_2D",
+    "RESIZE_NEAREST_NEIGHBOR",
     "STRIDED_SLICE",
     "SLICE",
     "GATHER",
@@ -66,8 +68,10 @@ def _unwrap(schema: Any, tree: Any, graph: Any, ranges: Ranges) -> None:
     found: dict[int, tuple[float, float]] = {}
     for op in graph.operators:
         source = int(op.inputs[0]) if op.inputs is not None and len(op.inputs) else -1
-        if kind(op) not in {"QUANTIZE", "DEQUANTIZE"} or (source not in made and source not in graph.inputs):
+        if kind(op) not in {"QUANTIZE", "DEQUANTIZE"}:
             continue
+        if kind(op) == "DEQUANTIZE" and source not in made and source not in graph.inputs:
+            continue  # a constant that is stored in another type
         result = int(op.outputs[0])
         place[result] = source
         gone.add(id(op))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "general_scales",
     "integer_io",
     "rewrite",
+    "settle_dead_channels",
     "settle_unused_outputs",
     "unfuse_transposed",
     "use_integer_forms",
@@ -222,6 +223,52 @@ def unfuse_transposed(schema: Any, tree: Any) -> None:
             result.append(_operator(schema, tree, activation, [len(graph.tensors) - 1], list(op.outputs)))
             op.outputs = np.array([len(graph.tensors) - 1], np.int32)
         graph.operators = result
+
+
+def settle_dead_channels(schema: Any, tree: Any, biases: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Give output channels whose weights are all 0 a scale in which their bias fits 32 bits.
+
+    The quantizer derives a scale from the largest weight, here next to nothing, and a bias has the scale of input times
+    weights: it would be cut off. With weights of 0 any scale is as good.
+
+    Args:
+        schema: the LiteRT schema module.
+        tree: of an integer file.
+        biases: in float, by name.
+    """
+    kinds = schema.TensorType
+    for graph in tree.subgraphs:
+        for op in graph.operators:
+            if op.inputs is None or len(op.inputs) < 3 or int(op.inputs[-1]) < 0:
+                continue
+            taken, kernel, bias = (graph.tensors[int(index)] for index in (op.inputs[0], op.inputs[-2], op.inputs[-1]))
+            real = biases.get(bias.name.decode() if isinstance(bias.name, bytes) else bias.name)
+            if real is None:
+                continue
+            scales = None if kernel.quantization is None else kernel.quantization.scale
+            if kernel.type != kinds.INT8 or bias.type not in {kinds.INT32, kinds.INT64} or scales is None:
+                continue
+            if len(scales) != len(real) or taken.quantization is None or taken.quantization.scale is None:
+                continue
+            values = np.frombuffer(bytes(tree.buffers[kernel.buffer].data), np.int8).reshape(kernel.shape)
+            axis = int(kernel.quantization.quantizedDimension)
+            dead = ~np.any(values, axis=tuple(other for other in range(values.ndim) if other != axis))
+            if not dead.any():
+                continue
+            width = np.int32 if bias.type == kinds.INT32 else np.int64
+            stored = np.frombuffer(bytes(tree.buffers[bias.buffer].data), width).copy()
+            fresh = np.asarray(scales, np.float32).copy()
+            given = float(taken.quantization.scale[0])
+            fresh[dead] = np.maximum(np.max(fresh), np.abs(real[dead]) / (given * 2.0**24))
+            stored[dead] = np.round(real[dead] / (given * fresh[dead].astype(np.float64)))
+            kernel.quantization.scale = fresh
+            if (
+                bias.quantization is not None
+                and bias.quantization.scale is not None
+                and len(bias.quantization.scale) == len(real)
+            ):
+                bias.quantization.scale = np.where(dead, given * fresh, bias.quantization.scale).astype(np.float32)
+            tree.buffers[bias.buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
 
 
 def settle_unused_outputs(schema: Any, tree: Any) -> None:

@@ -34,7 +34,9 @@ SAFE_MODULES = (
 
 OWN_LAYERS = frozenset(
     ("edgewright.keras_layers", name)
-    for name in ("FakeQuant", "RangedAttention", "RangedGRUCell", "RangedLSTMCell", "RangedSimpleRNNCell")
+    for name in (
+        "FakeQuant RangedAttention RangedGRUCell RangedLSTMCell RangedSeparableConv1D RangedSeparableConv2D RangedSimpleRNNCell"
+    ).split()
 )
 """Layers that Edgewright's own passes put into a model."""
 

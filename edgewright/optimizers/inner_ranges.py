@@ -1,4 +1,4 @@
-"""Rounding within layers: activations that no kernel computes, attention and recurrent cells. Needs Keras, in a child."""
+"""Rounding within layers: activations that no kernel computes, separable convolutions, attention, cells. Needs Keras."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 from edgewright.optimizers.graph import rebuilt
 
-__all__ = ["FUSED", "with_inner_ranges"]
+__all__ = ["fused_by", "with_inner_ranges"]
 
 FUSED = frozenset(("relu", "relu6", "relu_n1_to_1"))
 """Activations that the kernels compute on the accumulator: nothing is rounded before them."""
+
+FUSED_TRANSPOSED = frozenset({"relu"})
+"""The ones among them that a transposed convolution's kernel computes."""
 
 UNROLLED = 128
 """Longest sequence that is unrolled, as in the export."""
@@ -40,7 +43,7 @@ def with_inner_ranges(model: Any, how: Mapping[str, Any], skip: set[str], notes:
     for layer in model.layers:
         name = getattr(getattr(layer, "activation", None), "__name__", "linear")
         kernel = hasattr(layer, "kernel") or hasattr(layer, "pointwise_kernel")
-        if kernel and name not in {"linear", *FUSED} and id(layer) not in last and layer.name not in skip:
+        if kernel and name not in {"linear", *fused_by(layer)} and id(layer) not in last and layer.name not in skip:
             activations[id(layer)] = keras.layers.Activation(layer.activation, name=f"{layer.name}_{name}")
             layer.activation = keras.activations.linear
 
@@ -57,6 +60,11 @@ def with_inner_ranges(model: Any, how: Mapping[str, Any], skip: set[str], notes:
     return rebuilt(model, layer_of, call)
 
 
+def fused_by(operation: Any) -> frozenset[str]:
+    """Activations that the kernel of an operation computes, by name."""
+    return FUSED_TRANSPOSED if "Transpose" in type(operation).__name__ else FUSED
+
+
 def _ranged(layer: Any, steps: int | None, how: Mapping[str, Any], notes: list[str]) -> Any:
     """What stands in a layer's place: one that rounds within, or the layer; `steps` is the length of what it is given."""
     import keras
@@ -69,6 +77,9 @@ def _ranged(layer: Any, steps: int | None, how: Mapping[str, Any], notes: list[s
             name: value for name, value in layer.get_config().items() if name not in {"query_shape", "key_shape", "value_shape"}
         }
         return keras_layers.RangedAttention.from_config({**config, **how})
+    if kind in {"SeparableConv1D", "SeparableConv2D"}:
+        separable: Any = getattr(keras_layers, f"Ranged{kind}")
+        return separable.from_config({**layer.get_config(), **how})
     if kind in _CELLS:
         return _unrolled(layer, steps, how, notes) or layer
     if kind == "Bidirectional" and type(layer.forward_layer).__name__ in _CELLS:

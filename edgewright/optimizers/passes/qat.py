@@ -11,7 +11,7 @@ import numpy as np
 
 from edgewright.errors import UsageError
 from edgewright.optimizers.graph import Kernel, consumers, fold_batch_norm, kernels_of, leaf_layers, rebuilt
-from edgewright.optimizers.inner_ranges import FUSED, with_inner_ranges
+from edgewright.optimizers.inner_ranges import fused_by, with_inner_ranges
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task
 from edgewright.optimizers.shaping import Shape, bake, clustering_of, mask_shape, rounding, shaped
 from edgewright.optimizers.training import FitOptions
@@ -22,7 +22,8 @@ _PASSIVE = frozenset(
     (
         "InputLayer Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout AlphaDropout "
         "ActivityRegularization Identity Reshape Flatten Permute RepeatVector MaxPooling1D MaxPooling2D MaxPooling3D "
-        "GlobalMaxPooling1D GlobalMaxPooling2D Cropping1D Cropping2D Masking FakeQuant RNN"
+        "GlobalMaxPooling1D GlobalMaxPooling2D AveragePooling1D AveragePooling2D Cropping1D Cropping2D ZeroPadding1D "
+        "ZeroPadding2D UpSampling1D UpSampling2D Masking FakeQuant RNN"
     ).split()
 )
 """Layers whose output has the range of their input, has none, or is rounded within them."""
@@ -216,7 +217,7 @@ def _without_rounding(model: Any, real: set[int]) -> set[int]:
             continue
         if kind in _PASSIVE or activation in _BOUNDED or (fuses and hasattr(operation, "kernel")):
             found.add(id(operation))
-        if kind in {"SeparableConv1D", "SeparableConv2D"} and fuses:
+        if "SeparableConv" in kind and fuses:
             found.add(id(operation))
     return found
 
@@ -224,11 +225,9 @@ def _without_rounding(model: Any, real: set[int]) -> set[int]:
 def _fuses(operation: Any, takers: dict[int, list[Any]]) -> bool:
     """Whether an activation that alone takes this operation's output is computed within it."""
     after = takers.get(id(operation), [])
-    return _activation(operation) == "linear" and len(after) == 1 and _is_fused(after[0])
-
-
-def _is_fused(operation: Any) -> bool:
-    return operation is not None and not hasattr(operation, "kernel") and _activation(operation) in FUSED
+    if _activation(operation) != "linear" or len(after) != 1 or after[0] is None or hasattr(after[0], "kernel"):
+        return False
+    return _activation(after[0]) in fused_by(operation)
 
 
 def _activation(operation: Any) -> str:
