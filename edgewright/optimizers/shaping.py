@@ -10,9 +10,12 @@ import numpy as np
 
 from edgewright.optimizers.graph import Array, Kernel, channel_scales, rebuilt
 
-__all__ = ["Clustering", "Shape", "bake", "clustering_of", "mask_by_magnitude", "mask_shape", "rounding", "shaped"]
+__all__ = ["Clustering", "Shape", "bake", "clustering_of", "mask_by_magnitude", "mask_shape", "preserving", "rounding", "shaped"]
 
 Function = Callable[[Any], Any]
+
+SPARSE = 0.05
+"""Share of zeros from which on they are no chance, and are kept."""
 
 
 @dataclass(slots=True)
@@ -97,34 +100,39 @@ def mask_by_magnitude(
         values: the kernel.
         sparsity: share to prune, of all blocks; not used with a pattern.
         inputs: axes that one output value sums over.
-        pattern: (n, m): of every m neighbours along the last input axis at least m - n are pruned (2:4 keeps two of four).
+        pattern: (n, m): of every m neighbours along the last input axis at most n are kept (2:4 keeps two of four); what is left
+            over at its end is a group of its own.
         block: rows and columns of the blocks that are kept or pruned as one, in the matrix (inputs, output channels).
     """
     order = [*inputs, *(axis for axis in range(values.ndim) if axis not in inputs)]
     moved = np.abs(values).transpose(order)
     rows = int(np.prod(moved.shape[: len(inputs)])) if inputs else 1
     matrix = moved.reshape(rows, -1)
-    mask = _pattern_mask(matrix, *pattern) if pattern else _block_mask(matrix, sparsity, block)
+    last = moved.shape[len(inputs) - 1] if inputs else 1
+    mask = _pattern_mask(matrix, last, *pattern) if pattern else _block_mask(matrix, sparsity, block)
     return np.asarray(mask.reshape(moved.shape).transpose(np.argsort(order)), np.float32)
 
 
-def _pattern_mask(matrix: Array, keep: int, of: int) -> Array:
-    """Keep the largest of every group of rows, column by column; a group that is cut short keeps as many as it can."""
-    rows = matrix.shape[0]
-    padded = np.concatenate([matrix, np.full((-rows % of, matrix.shape[1]), -1.0, matrix.dtype)])
-    groups = padded.reshape(-1, of, matrix.shape[1])
+def _pattern_mask(matrix: Array, last: int, keep: int, of: int) -> Array:
+    """Keep the `keep` largest of every `of` neighbours among the `last` rows that one position of the kernel has."""
+    columns = matrix.shape[1]
+    spots = matrix.reshape(-1, last, columns)
+    padded = np.concatenate([spots, np.full((len(spots), -last % of, columns), -1.0, matrix.dtype)], axis=1)
+    groups = padded.reshape(-1, of, columns)
     ranks = np.argsort(np.argsort(-groups, axis=1, kind="stable"), axis=1, kind="stable")
-    return (ranks < keep).reshape(padded.shape)[:rows]
+    return np.asarray((ranks < keep).reshape(padded.shape)[:, :last].reshape(matrix.shape))
 
 
 def _block_mask(matrix: Array, sparsity: float, block: tuple[int, int]) -> Array:
-    """Prune the blocks with the smallest mean; exactly round(sparsity * blocks) of them, ties by place."""
+    """Prune the blocks with the smallest mean; exactly round(sparsity * blocks) of them but never all, ties by place."""
     rows, columns = matrix.shape
-    padded = np.pad(matrix.astype(np.float64), ((0, -rows % block[0]), (0, -columns % block[1])))
+    edges = ((0, -rows % block[0]), (0, -columns % block[1]))
+    padded, present = np.pad(matrix.astype(np.float64), edges), np.pad(np.ones(matrix.shape), edges)
     tall, wide = padded.shape[0] // block[0], padded.shape[1] // block[1]
-    strength = padded.reshape(tall, block[0], wide, block[1]).mean(axis=(1, 3))
+    sums = [part.reshape(tall, block[0], wide, block[1]).sum(axis=(1, 3)) for part in (padded, present)]
+    strength = sums[0] / sums[1]
     kept = np.ones(strength.size, bool)
-    kept[np.argsort(strength.ravel(), kind="stable")[: round(sparsity * strength.size)]] = False
+    kept[np.argsort(strength.ravel(), kind="stable")[: min(round(sparsity * strength.size), strength.size - 1)]] = False
     return np.asarray(np.kron(kept.reshape(strength.shape), np.ones(block, bool))[:rows, :columns])
 
 
@@ -193,6 +201,20 @@ def _at_ends(centroids: Array) -> Array:
     for end in (-1.0, 0.0, 1.0):
         result[np.abs(result - end) < 1e-5] = end
     return result
+
+
+def preserving(kernel: Kernel) -> Shape | None:
+    """How a kernel keeps the clusters or the zeros that it has while it trains; None if it has none of either."""
+    values = kernel.values()
+    clusters = clustering_of(values, kernel.inputs)
+    if clusters is not None:
+        function, centroids = clusters.shape(zero=bool(np.any(values == 0.0)))
+        kernel.variable.trainable = False
+        return Shape(kernel, [function], [centroids])
+    if np.mean(values == 0.0) >= SPARSE:
+        function, mask = mask_shape(kernel, values != 0.0)
+        return Shape(kernel, [function], [mask])
+    return None
 
 
 # --- rounding --------------------------------------------------------------------------------------------------------

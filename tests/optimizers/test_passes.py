@@ -134,7 +134,7 @@ import keras
 def train(model, samples, ctx):
     assert len(samples) == 400 and ctx.what == "pruning" and len(ctx.targets) == len(model.outputs)
     model.compile("sgd", ctx.losses, jit_compile=False)
-    model.fit(ctx.inputs, ctx.targets, epochs=ctx.options.epochs, batch_size=ctx.options.batch, callbacks=ctx.callbacks, verbose=0)
+    model.fit(ctx.inputs, ctx.targets, epochs=ctx.options.epochs, callbacks=ctx.callbacks, verbose=0)
     open("trained", "w").write(ctx.what)
     return model
 def forgets(model, samples, ctx):

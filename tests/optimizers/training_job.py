@@ -143,4 +143,4 @@ def percentiles():
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
     parts = (shortening, own_losses, inner, percentiles)
-    print(json.dumps({part.__name__: part() for part in parts}), file=sys.stdout)
+    sys.stdout.write(json.dumps({part.__name__: part() for part in parts}) + "\n")

@@ -11,13 +11,14 @@ import numpy as np
 from edgewright.errors import UnsupportedError, UsageError
 from edgewright.optimizers.graph import Array, Kernel, channel_scales, fold_batch_norm, kernels_of
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task, literal
-from edgewright.optimizers.shaping import Clustering, Shape, bake, shaped
+from edgewright.optimizers.shaping import Clustering, Shape, bake, preserving, shaped
 from edgewright.optimizers.training import FitOptions
 from edgewright.step import Claim
 
 __all__ = ["Cluster", "ClusterOptions", "kmeans"]
 
 _MOST = 256
+_SHOWN = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,14 @@ class Cluster(KerasPass):
             function, centroids = clustering.shape(zero=zero)
             kernel.variable.trainable = False
             shapes.append(Shape(kernel, [function], [centroids]))
+        chosen = {kernel.path for kernel in kernels}
+        others = [preserving(kernel) for kernel in kernels_of(model) if kernel.path not in chosen]
+        shapes += [shape for shape in others if shape is not None]
         if task.trainer is not None and task.trainer.options.epochs:
             task.trainer.fit(shaped(model, shapes), "clustering")
         bake(shapes)
-        for kernel in kernels:
-            kernel.variable.trainable = True
+        for shape in shapes:
+            shape.kernel.variable.trainable = True
         return Outcome(model, tuple(self._claim(kernel) for kernel in kernels if self.options.per == "tensor"))
 
     def _claim(self, kernel: Kernel) -> Claim:
@@ -121,6 +125,7 @@ def kmeans(
     rng: np.random.Generator,
     ends: bool = False,
     rounds: int = 50,
+    starts: int = 10,
 ) -> Array:
     """Centroids of one-dimensional values, ascending, by Lloyd's algorithm on the sorted values.
 
@@ -132,6 +137,7 @@ def kmeans(
         rng: for kmeans++.
         ends: one centroid each is -1 and 1 and stays there, if values reach these.
         rounds: of Lloyd's algorithm at most.
+        starts: how often kmeans++ starts anew; the centroids nearest to the values are taken.
     """
     ordered = np.sort(values.astype(np.float64))
     if zero:
@@ -141,19 +147,32 @@ def kmeans(
     free = min(count - len(fixed), len(different))
     if free <= 0 or not len(ordered):
         return np.sort(np.asarray(fixed if fixed else [0.0], np.float32))
-    start = _start(ordered, different, free, init, rng)
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    for _ in range(rounds):
+    squares = np.concatenate([[0.0], np.cumsum(np.square(ordered))])
+    best, least = np.asarray(fixed, np.float64), np.inf
+    for _ in range(starts if init == "kmeans++" else 1):
+        start = _start(ordered, different, free, init, rng)
+        for _ in range(rounds):
+            centroids = np.sort(np.concatenate([start, fixed]))
+            low, high = _parts(ordered, centroids)
+            sizes = high - low
+            means = np.where(sizes > 0, (sums[high] - sums[low]) / np.maximum(sizes, 1), centroids)
+            moved = means[~np.isin(centroids, fixed)]
+            if len(moved) == len(start) and np.allclose(moved, start, rtol=0, atol=1e-9):
+                break
+            start = moved
         centroids = np.sort(np.concatenate([start, fixed]))
-        edges = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2)
-        low, high = np.concatenate([[0], edges]), np.concatenate([edges, [len(ordered)]])
-        sizes = high - low
-        means = np.where(sizes > 0, (sums[high] - sums[low]) / np.maximum(sizes, 1), centroids)
-        moved = means[~np.isin(centroids, fixed)]
-        if len(moved) == len(start) and np.allclose(moved, start, rtol=0, atol=1e-9):
-            break
-        start = moved
-    return np.unique(np.concatenate([start, fixed]).astype(np.float32))
+        low, high = _parts(ordered, centroids)
+        parts = squares[high] - squares[low] - 2 * centroids * (sums[high] - sums[low]) + (high - low) * np.square(centroids)
+        if parts.sum() < least:
+            best, least = centroids, parts.sum()
+    return np.unique(best.astype(np.float32))
+
+
+def _parts(ordered: Array, centroids: Array) -> tuple[Array, Array]:
+    """Where the values that belong to each centroid begin and end."""
+    edges = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2)
+    return np.concatenate([[0], edges]), np.concatenate([edges, [len(ordered)]])
 
 
 def _start(ordered: Array, different: Array, count: int, init: str, rng: np.random.Generator) -> Array:
@@ -161,6 +180,8 @@ def _start(ordered: Array, different: Array, count: int, init: str, rng: np.rand
         return np.linspace(ordered[0], ordered[-1], count)
     if init == "density":
         return np.unique(np.quantile(ordered, (np.arange(count) + 0.5) / count))
+    if len(ordered) > _SHOWN:  # enough to choose from
+        ordered = np.sort(rng.choice(ordered, _SHOWN, replace=False))
     chosen = [float(rng.choice(different))]
     distance = np.square(ordered - chosen[0])
     while len(chosen) < count and distance.sum() > 0:

@@ -13,7 +13,7 @@ import numpy as np
 from edgewright.errors import UnsupportedError, UsageError
 from edgewright.optimizers.graph import Array, Kernel, kernels_of
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task, literal
-from edgewright.optimizers.shaping import Shape, bake, mask_by_magnitude, mask_shape, shaped
+from edgewright.optimizers.shaping import Shape, bake, mask_by_magnitude, mask_shape, preserving, shaped
 from edgewright.optimizers.training import FitOptions
 from edgewright.step import Claim
 
@@ -103,8 +103,14 @@ class Prune(KerasPass):
 
         finished: list[bool] = []
         if task.trainer is not None and task.trainer.options.epochs:
-            model = shaped(task.model, shapes)
+            chosen = {kernel.path for kernel in kernels}
+            others = [preserving(kernel) for kernel in kernels_of(task.model) if kernel.path not in chosen]
+            kept = [shape for shape in others if shape is not None]
+            model = shaped(task.model, [*shapes, *kept])
             task.trainer.fit(model, "pruning", choose)
+            bake(kept)
+            for shape in kept:
+                shape.kernel.variable.trainable = True
         choose(steps)
         bake(shapes)
         claims = [Claim("sparsity", float(np.mean(kernel.values() == 0.0)), literal(kernel.path)) for kernel in kernels]

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from edgewright.errors import UsageError
 from edgewright.optimizers.graph import Kernel, consumers, fold_batch_norm, kernels_of, leaf_layers, rebuilt
 from edgewright.optimizers.inner_ranges import fused_by, with_inner_ranges
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task
-from edgewright.optimizers.shaping import Shape, bake, clustering_of, mask_shape, rounding, shaped
+from edgewright.optimizers.shaping import Shape, bake, preserving, rounding, shaped
 from edgewright.optimizers.training import FitOptions
 
 __all__ = ["Qat", "QatOptions"]
@@ -138,19 +136,8 @@ class Qat(KerasPass):
 
     def _shape(self, kernel: Kernel, *, rounded: bool) -> Shape:
         """How a kernel is computed in training: its zeros and clusters kept, then rounded."""
-        values = kernel.values()
-        functions, state = [], []
-        if self.options.preserve != "no":
-            clusters = clustering_of(values, kernel.inputs)
-            if clusters is not None:
-                function, centroids = clusters.shape(zero=bool(np.any(values == 0.0)))
-                kernel.variable.trainable = False
-                functions.append(function)
-                state.append(centroids)
-            elif np.mean(values == 0.0) >= 0.05:
-                function, mask = mask_shape(kernel, values != 0.0)
-                functions.append(function)
-                state.append(mask)
+        kept = preserving(kernel) if self.options.preserve != "no" else None
+        functions, state = (kept.functions, kept.state) if kept else ([], [])
         if rounded:
             functions.append(rounding(kernel, per_channel=not kernel.path.endswith("embeddings")))
         return Shape(kernel, functions, state)
