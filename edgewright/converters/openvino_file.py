@@ -125,6 +125,7 @@ def write_ir(
     model.set_rt_info(json.dumps(names), ["edgewright", "names"])
     model.set_rt_info(json.dumps(scales, sort_keys=True), ["edgewright", "io"])
     _number(model)
+    _shorten(model)
     ov.save_model(model, out, compress_to_fp16=precision == "float16")
     written = READERS.get("openvino")(Path(out)).specs()
     return {
@@ -418,6 +419,22 @@ def _number(model: Any) -> None:
     for index, op in enumerate(model.get_ordered_ops()):
         if found := re.fullmatch(r"([A-Z][A-Za-z]*)_\d+", op.get_friendly_name()):
             op.set_friendly_name(f"{found[1]}_{index}")
+
+
+def _shorten(model: Any) -> None:
+    """Name nodes and tensors within the model after the last op of those that were fused into them: an IR of so many words."""
+    borders = {name for port in (*model.inputs, *model.outputs) for name in port.get_names()}
+    taken = set(borders) | {op.get_friendly_name() for op in model.get_ordered_ops()}
+    for op in model.get_ordered_ops():
+        short = op.get_friendly_name().partition(";")[0]
+        if short not in taken:
+            taken.add(short)
+            op.set_friendly_name(short)
+        for output in op.outputs():
+            if any(";" in name for name in output.get_names()) and not borders & output.get_names():
+                first = sorted(output.get_names())[0].partition(";")[0]
+                output.get_tensor().set_names(set() if first in taken - {short} else {first})
+                taken.add(first)
 
 
 def _ranges(
