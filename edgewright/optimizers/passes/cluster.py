@@ -144,6 +144,7 @@ def kmeans(
         ordered = ordered[ordered != 0.0]
     fixed = [*([0.0] if zero else []), *([end for end in (-1.0, 1.0) if np.any(np.abs(ordered - end) < 1e-6)] if ends else [])]
     different = np.unique(ordered)
+    fixed = fixed if len(fixed) <= count else [0.0]  # too few for both ends beside it
     free = min(count - len(fixed), len(different))
     if free <= 0 or not len(ordered):
         return np.sort(np.asarray(fixed if fixed else [0.0], np.float32))

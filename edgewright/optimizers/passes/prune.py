@@ -96,12 +96,12 @@ class Prune(KerasPass):
                 return
             if done and finished:
                 return
-            finished.extend([True] if done else [])
-            part = sparsity_at(step / steps, self.options)
-            for mask, values in zip(masks, self._masks(kernels, shares, part), strict=True):
+            found = self._masks(kernels, shares, 1.0 if done else sparsity_at(step / steps, self.options))
+            finished.extend(found if done else [])
+            for mask, values in zip(masks, found, strict=True):
                 mask.assign(values)
 
-        finished: list[bool] = []
+        finished: list[Array] = []
         if task.trainer is not None and task.trainer.options.epochs:
             chosen = {kernel.path for kernel in kernels}
             others = [preserving(kernel) for kernel in kernels_of(task.model) if kernel.path not in chosen]
@@ -112,6 +112,8 @@ class Prune(KerasPass):
             for shape in kept:
                 shape.kernel.variable.trainable = True
         choose(steps)
+        for mask, values in zip(masks, finished, strict=True):  # the best weights, if restored, came with those of their time
+            mask.assign(values)
         bake(shapes)
         claims = [Claim("sparsity", float(np.mean(kernel.values() == 0.0)), literal(kernel.path)) for kernel in kernels]
         return Outcome(task.model, tuple(claim for claim in claims if float(claim.value) > 0))
