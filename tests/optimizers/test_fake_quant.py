@@ -178,6 +178,7 @@ def test_the_file_computes_what_the_model_computes(few, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", marked(KINDS))
 def test_the_file_computes_what_the_model_computes_in_many_cases(many, kind):
     check(many[kind])

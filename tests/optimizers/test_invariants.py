@@ -452,8 +452,8 @@ def check(answer):
 
 FEW = ("prune:0", "prune:1", "prune:3", "cluster:2", "cluster:13", "prune, cluster, qat:5")
 MANY = (
-    *(f"{kind}:{seed}" for kind in ("prune", "cluster") for seed in range(20, 32)),
-    *(f"{kind}:{seed}" for kind in ("prune, cluster, qat", "prune, qat", "prune, cluster") for seed in range(20, 25)),
+    *(f"{kind}:{seed}" for kind in ("prune", "cluster") for seed in range(20, 28)),
+    *(f"{kind}:{seed}" for kind in ("prune, cluster, qat", "prune, qat", "prune, cluster") for seed in range(20, 23)),
 )
 KNOWN = [
     pytest.param(kind, marks=pytest.mark.xfail(reason=why, strict=True)) if why else kind for kind, (why, _) in LIMITS.items()
@@ -481,6 +481,7 @@ def test_what_passes_promise_holds_at_their_limits(few, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", MANY)
 def test_what_passes_promise_holds_in_many_cases(many, case):
     check(many[case])
