@@ -25,7 +25,7 @@ from edgewright.converters.tflite_rewrite import (
     general_scales,
     integer_io,
     rewrite,
-    settle_dead_channels,
+    settle_biases,
     settle_unused_outputs,
     use_integer_forms,
 )
@@ -238,7 +238,7 @@ def _settle(schema: Any, tree: Any, biases: Mapping[str, np.ndarray[Any, Any]]) 
     """Mend what the quantizer leaves in a form that engines refuse, or compute wrongly."""
     settle_unused_outputs(schema, tree)
     general_scales(schema, tree)
-    settle_dead_channels(schema, tree, biases)
+    settle_biases(schema, tree, biases)
 
 
 def _float_biases(data: bytes) -> dict[str, np.ndarray[Any, Any]]:

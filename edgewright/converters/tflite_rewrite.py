@@ -19,7 +19,7 @@ __all__ = [
     "general_scales",
     "integer_io",
     "rewrite",
-    "settle_dead_channels",
+    "settle_biases",
     "settle_unused_outputs",
     "unfuse_transposed",
     "use_integer_forms",
@@ -225,50 +225,49 @@ def unfuse_transposed(schema: Any, tree: Any) -> None:
         graph.operators = result
 
 
-def settle_dead_channels(schema: Any, tree: Any, biases: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Give output channels whose weights are all 0 a scale in which their bias fits 32 bits.
+def settle_biases(schema: Any, tree: Any, biases: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Give output channels a scale in which their bias fits 32 bits.
 
-    The quantizer derives a scale from the largest weight, here next to nothing, and a bias has the scale of input times
-    weights: it would be cut off. With weights of 0 any scale is as good.
+    The quantizer derives a scale from a channel's largest weight, and a bias has the scale of input times weights. Where the
+    weights are 0, or next to nothing, the bias would be cut off: the scale is raised and the weights are rounded anew.
 
     Args:
         schema: the LiteRT schema module.
         tree: of an integer file.
         biases: in float, by name.
     """
-    kinds = schema.TensorType
     for graph in tree.subgraphs:
         for op in graph.operators:
             if op.inputs is None or len(op.inputs) < 3 or int(op.inputs[-1]) < 0:
                 continue
-            taken, kernel, bias = (graph.tensors[int(index)] for index in (op.inputs[0], op.inputs[-2], op.inputs[-1]))
+            *others, bias = (graph.tensors[int(index)] for index in op.inputs if int(index) >= 0)
             real = biases.get(bias.name.decode() if isinstance(bias.name, bytes) else bias.name)
-            if real is None:
+            scaled = [tensor for tensor in others if tensor.quantization is not None and tensor.quantization.scale is not None]
+            kernels = [tensor for tensor in scaled if tree.buffers[tensor.buffer].data is not None]
+            given = [tensor for tensor in scaled if tree.buffers[tensor.buffer].data is None]
+            if real is None or len(kernels) != 1 or len(given) != 1 or kernels[0].type != schema.TensorType.INT8:
                 continue
-            scales = None if kernel.quantization is None else kernel.quantization.scale
-            if kernel.type != kinds.INT8 or bias.type not in {kinds.INT32, kinds.INT64} or scales is None:
-                continue
-            if len(scales) != len(real) or taken.quantization is None or taken.quantization.scale is None:
-                continue
-            values = np.frombuffer(bytes(tree.buffers[kernel.buffer].data), np.int8).reshape(kernel.shape)
-            axis = int(kernel.quantization.quantizedDimension)
-            dead = ~np.any(values, axis=tuple(other for other in range(values.ndim) if other != axis))
-            if not dead.any():
-                continue
-            width = np.int32 if bias.type == kinds.INT32 else np.int64
-            stored = np.frombuffer(bytes(tree.buffers[bias.buffer].data), width).copy()
-            fresh = np.asarray(scales, np.float32).copy()
-            given = float(taken.quantization.scale[0])
-            fresh[dead] = np.maximum(np.max(fresh), np.abs(real[dead]) / (given * 2.0**24))
-            stored[dead] = np.round(real[dead] / (given * fresh[dead].astype(np.float64)))
-            kernel.quantization.scale = fresh
-            if (
-                bias.quantization is not None
-                and bias.quantization.scale is not None
-                and len(bias.quantization.scale) == len(real)
-            ):
-                bias.quantization.scale = np.where(dead, given * fresh, bias.quantization.scale).astype(np.float32)
-            tree.buffers[bias.buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
+            if bias.type == schema.TensorType.INT32 and len(kernels[0].quantization.scale) == len(real):
+                _settle_bias(tree, float(given[0].quantization.scale[0]), kernels[0], bias, real)
+
+
+def _settle_bias(tree: Any, given: float, kernel: Any, bias: Any, real: np.ndarray[Any, Any]) -> None:
+    """Raise the scales of a kernel in which its bias does not fit; `given` is the scale of what the kernel multiplies."""
+    old = np.asarray(kernel.quantization.scale, np.float64)
+    small = np.abs(real) > given * old * 2.0**30
+    if not small.any():
+        return
+    new = np.where(small, np.abs(real) / (given * 2.0**24), old).astype(np.float32)
+    axis = int(kernel.quantization.quantizedDimension)
+    values = np.frombuffer(bytes(tree.buffers[kernel.buffer].data), np.int8).reshape(kernel.shape)
+    ratio = np.expand_dims(old / new.astype(np.float64), tuple(other for other in range(values.ndim) if other != axis))
+    stored = np.frombuffer(bytes(tree.buffers[bias.buffer].data), np.int32).copy()
+    stored[small] = np.round(real[small] / (given * new[small].astype(np.float64)))
+    tree.buffers[kernel.buffer].data = np.frombuffer(np.round(values * ratio).astype(np.int8).tobytes(), np.uint8)
+    tree.buffers[bias.buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
+    kernel.quantization.scale = new
+    if bias.quantization is not None and bias.quantization.scale is not None and len(bias.quantization.scale) == len(real):
+        bias.quantization.scale = np.where(small, given * new, bias.quantization.scale).astype(np.float32)
 
 
 def settle_unused_outputs(schema: Any, tree: Any) -> None:

@@ -29,7 +29,8 @@ KERNELS = (
 )
 EXACT = (
     *KERNELS,
-    *("dead channels", "dead layer", "Conv2DTranspose, BatchNorm, ReLU", "Conv2DTranspose with activation"),
+    *("dead channels", "dead channels, transposed", "dead layer", "faint channels"),
+    *("Conv2DTranspose, BatchNorm, ReLU", "Conv2DTranspose with activation"),
     *("SeparableConv, BatchNorm, ReLU", "chain"),
     *(f"{kind}Pooling{dims}D" for kind in ("Average", "Max", "GlobalAverage", "GlobalMax") for dims in (1, 2)),
     *"Add Subtract Multiply Average Maximum Minimum Concatenate Rescaling ZeroPadding2D UpSampling2D".split(),
@@ -79,8 +80,6 @@ WRONG = {
         ("GlobalAveragePooling2D, Flatten", "Concatenate, Flatten"),
         "a reshape behind the layer hides the learned range: the input's is taken",
     ),
-    "dead channels, transposed": "as it was with other layers: the bias does not fit 32 bits",
-    "faint channels": "the bias of a channel with next to no weights does not fit 32 bits of so small a scale",
 }
 """Kinds that are not as they should be, and why."""
 
