@@ -53,3 +53,7 @@ def test_a_percentile_leaves_outliers_out_and_16_bits_are_symmetric(found):
     values = np.concatenate([np.linspace(0, 1, 9999), [100.0]])
     assert own["99.9"] == pytest.approx(np.percentile(values, 99.9), rel=1e-4)
     assert own["wide"] == [-3.0, 3.0]
+
+
+def test_values_without_end_are_refused_by_the_name_of_their_layer(found):
+    assert "values behind 'grows' are no finite numbers" in found["endless"] and "keep_float" in found["endless"]

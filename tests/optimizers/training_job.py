@@ -128,6 +128,20 @@ def inner():
     return found
 
 
+def endless():
+    """What is said of values that are no finite numbers."""
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, L.Dense(2, name="out")(L.Activation("exponential", name="grows")(x)))
+    inputs = {"x": np.full((8, 4), 200.0, np.float32)}
+    data = TrainingData(inputs, (None,), ("values",), (np.zeros((8, 2), np.float32),), (False,))
+    trainer = Trainer(QatOptions(epochs=0), data, 0)
+    try:
+        Qat(QatOptions(epochs=0)).transform(Task(model, trainer, model, 0, []))
+    except UnsupportedError as error:
+        return str(error)
+    return ""
+
+
 def percentiles():
     values = np.concatenate([np.linspace(0, 1, 9999), [100.0]]).astype(np.float32).reshape(1, -1)
     found = {}
@@ -142,5 +156,5 @@ def percentiles():
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
-    parts = (shortening, own_losses, inner, percentiles)
+    parts = (shortening, own_losses, inner, percentiles, endless)
     sys.stdout.write(json.dumps({part.__name__: part() for part in parts}) + "\n")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
-from edgewright.errors import UsageError
+import numpy as np
+
+from edgewright.errors import UnsupportedError, UsageError
 from edgewright.optimizers.graph import Kernel, consumers, fold_batch_norm, kernels_of, leaf_layers, rebuilt
 from edgewright.optimizers.inner_ranges import fused_by, with_inner_ranges
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task
@@ -114,6 +116,12 @@ class Qat(KerasPass):
         bake(shapes)
         for part in (*left, *(kernel.variable for kernel in kernels)):
             part.trainable = True
+        wild = [str(quant.path) for quant in quants if not np.isfinite(quant.get_weights()).all()]
+        if wild:
+            raise UnsupportedError(
+                f"values behind '{wild[0].removesuffix('_range')}' are no finite numbers: they cannot be rounded to 8 bits",
+                hint="check the samples, or leave the layer in float: keep_float",
+            )
         for quant in quants:
             quant.frozen = True
             quant.momentum_now.assign(quant.momentum)
