@@ -36,6 +36,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "video": ("cv2",),
     "metrics": ("sklearn",),
     "report": ("jinja2", "vl_convert"),
+    "tensorboard": ("tensorboard",),
     "convert": (
         "ai_edge_litert",
         "ai_edge_quantizer",

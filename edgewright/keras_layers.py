@@ -51,8 +51,8 @@ class FakeQuant(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Make the range: two scalars that no optimizer touches."""
-        self.low = self.add_weight(name="low", shape=(), initializer="zeros", trainable=False)
-        self.high = self.add_weight(name="high", shape=(), initializer="zeros", trainable=False)
+        self.low = self.add_weight(name="low", shape=(), initializer="zeros", trainable=False, aggregation="mean")
+        self.high = self.add_weight(name="high", shape=(), initializer="zeros", trainable=False, aggregation="mean")
         start = keras.initializers.Constant(self.momentum)
         self.momentum_now = self.add_weight(name="momentum", shape=(), initializer=start, trainable=False)
 

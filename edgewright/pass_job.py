@@ -17,7 +17,7 @@ from edgewright.errors import EdgewrightError, UnsupportedError, WorkerMemoryErr
 from edgewright.optimizers.graph import require_functional
 from edgewright.optimizers.losses import compiled_of
 from edgewright.optimizers.passes import PASSES, KerasPass, Task
-from edgewright.optimizers.training import Trainer
+from edgewright.optimizers.training import Trainer, strategy_scope
 from edgewright.optimizers.training_data import training_data
 from edgewright.samples import SamplesSpec, open_samples
 from edgewright.worker import progress
@@ -67,27 +67,28 @@ def run_pass(
     keras.utils.set_random_seed(seed)
     cls = cast("type[KerasPass]", PASSES.get(name))
     step = cls(cls.Options(**options))
-    reader = _open(path, trust, custom)
-    first = reader if original == path else _open(original, trust, custom)
-    require_functional(reader.model)
-    inputs, outputs = reader.specs()
-    progress(0.05, "model loaded")
-    trainer, opened = None, None
-    notes: list[str] = []
-    if samples is not None:
-        opened = open_samples(SamplesSpec.from_json(samples), inputs)
-        opened.require(1, "training")
-        soft = getattr(step.options, "distill", 0.0) > 0
-        names = [spec.name for spec in outputs]
-        data = training_data(opened, first.model, names, soft=soft)
-        compiled = compiled_of(first.model, first.compile_config(), notes)
-        trainer = Trainer(step.options, data, seed, Path(resume) if resume else None, compiled, notes)
-    try:
-        outcome = step.transform(Task(reader.model, trainer, first.model, seed, notes))
-    except (EdgewrightError, MemoryError):
-        raise
-    except tf.errors.ResourceExhaustedError as error:
-        raise WorkerMemoryError(f"{name} ran out of memory", hint="use a smaller batch, or a machine with more") from error
+    with strategy_scope(getattr(step.options, "strategy", "none")):
+        reader = _open(path, trust, custom)
+        first = reader if original == path else _open(original, trust, custom)
+        require_functional(reader.model)
+        inputs, outputs = reader.specs()
+        progress(0.05, "model loaded")
+        trainer, opened = None, None
+        notes: list[str] = []
+        if samples is not None:
+            opened = open_samples(SamplesSpec.from_json(samples), inputs)
+            opened.require(1, "training")
+            soft = getattr(step.options, "distill", 0.0) > 0
+            names = [spec.name for spec in outputs]
+            data = training_data(opened, first.model, names, soft=soft)
+            compiled = compiled_of(first.model, first.compile_config(), notes)
+            trainer = Trainer(step.options, data, seed, Path(resume) if resume else None, compiled, notes)
+        try:
+            outcome = step.transform(Task(reader.model, trainer, first.model, seed, notes))
+        except (EdgewrightError, MemoryError):
+            raise
+        except tf.errors.ResourceExhaustedError as error:
+            raise WorkerMemoryError(f"{name} ran out of memory", hint="use a smaller batch, or a machine with more") from error
     save_keras(outcome.model, Path(out))
     written = _open(out, trust, custom).specs()
     return {

@@ -13,13 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgewright.errors import UsageError
+from edgewright.errors import UsageError, needs
 from edgewright.optimizers.graph import Array
 from edgewright.optimizers.losses import Compiled, accuracy, output_loss
 from edgewright.optimizers.training_data import TrainingData
 from edgewright.worker import progress
 
-__all__ = ["FitOptions", "TrainContext", "Trainer", "check_fit"]
+__all__ = ["FitOptions", "TrainContext", "Trainer", "check_fit", "strategy_scope"]
+
+
+HELD_BACK = 0.1
+"""Share of the samples that early stopping judges by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +130,9 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Training steps in all."""
-        return self.options.epochs * -(-len(self.data) // self.options.batch)
+        """Training steps in all; the samples that are held back for `patience` are not trained on."""
+        count = int(len(self.data) * (1.0 - HELD_BACK)) if self.options.patience else len(self.data)
+        return self.options.epochs * -(-count // self.options.batch)
 
     def show(self, model: Any, batches: int = 20) -> None:
         """Run a model on the first batches as in training, without training: layers that learn ranges get their first ones."""
@@ -162,14 +167,12 @@ class Trainer:
         metrics += [[] for _ in hints]
         feeds = [self.data.inputs[tensor._keras_history.operation.name] for tensor in model.inputs]
         callbacks = self._callbacks(what, each_step)
-        with _strategy(options.strategy):
-            flat = keras.Model(model.inputs, [*model.outputs, *(tensor for tensor, _ in hints)])
-            if not options.train:
-                flat.compile(self._optimizer(), losses, metrics=metrics, jit_compile=False)
+        flat = keras.Model(model.inputs, [*model.outputs, *(tensor for tensor, _ in hints)])
         if options.train:
             context = TrainContext(what, self.seed, options, feeds, targets, losses, callbacks)
             self._run_own(flat, context)
             return model
+        flat.compile(self._optimizer(), losses, metrics=metrics, jit_compile=False)
         flat.fit(
             feeds,
             targets,
@@ -177,7 +180,7 @@ class Trainer:
             epochs=options.epochs,
             shuffle=True,
             verbose=0,
-            validation_split=0.1 if options.patience else 0.0,
+            validation_split=HELD_BACK if options.patience else 0.0,
             callbacks=callbacks,
         )
         return model
@@ -248,6 +251,8 @@ class Trainer:
             _mend(self.resume)
             found.append(keras.callbacks.BackupAndRestore(str(self.resume), double_checkpoint=True))
         if options.tensorboard:
+            with needs("tensorboard"):
+                import tensorboard  # noqa: F401
             found.append(keras.callbacks.TensorBoard(options.tensorboard))
         return found
 
@@ -290,8 +295,8 @@ def _mend(folder: Path) -> None:
             (folder / f"{name}.bkp").rename(folder / name)
 
 
-def _strategy(name: str) -> Any:
-    """The scope that a model is compiled in."""
+def strategy_scope(name: str) -> Any:
+    """The scope that a model is loaded, changed and trained in: its variables belong to the devices of the strategy."""
     if name == "none":
         return nullcontext()
     import tensorflow as tf

@@ -156,6 +156,19 @@ def forgets(model, samples, ctx):
         compress(trained / "classifier.keras", tmp_path / "out", recipe="int8", settings=settings)
 
 
+def test_a_strategy_and_a_log_for_tensorboard(trained, tmp_path):
+    """Mirrored over the devices that there are; losses on the samples and on those held back land in the log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = tmp_path / "log"
+    options = f"epochs = 2\npatience = 2\nstrategy = 'mirrored'\ntensorboard = '{log}'"
+    report = run(trained, tmp_path / "out", [("qat", options)], to=["tflite"])
+    assert report.results[0].metric("accuracy_change").value > -10
+    for part in ("train", "validation"):
+        events = EventAccumulator(str(log / part)).Reload()
+        assert len(events.Tensors("epoch_loss")) == 2
+
+
 def test_trained_ranges_are_those_of_the_file(trained, tmp_path):
     """The file computes what the fake-quantized Keras model computes, to one step of the output's scale."""
     code = """
