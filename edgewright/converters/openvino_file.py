@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
-from edgewright.converters.openvino_rounding import float_ops, nodes_of, set_ranges
+from edgewright.converters.openvino_rounding import float_ops, narrowed, nodes_of, set_ranges
 from edgewright.converters.quantize import Calibration, kept_ops, open_calibration, specs_digest, used
 from edgewright.converters.readers import READERS, find_reader
 from edgewright.converters.tflite_file import NamedOp, named_ops
@@ -297,9 +297,11 @@ def _quantize(
         least = noise(plain)
         if least < _NEAR:
             return plain
-        others = {"narrow": candidate(OverflowFix.ENABLE)}
-        if trained is None:
-            others["corrected"] = candidate(OverflowFix.FIRST_LAYER, correct=True)
+        if trained is not None:
+            others = {"narrow": narrowed(plain)}
+        else:
+            corrected = candidate(OverflowFix.FIRST_LAYER, correct=True)
+            others = {"narrow": candidate(OverflowFix.ENABLE), "corrected": corrected}
         found = {**{name: noise(other) for name, other in others.items()}, "plain": least}
         best = min(found, key=lambda name: found[name])
         if best == "narrow":
