@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ import numpy as np
 
 from edgewright.artifact import TensorSpec
 from edgewright.converters.openvino_rounding import float_ops, narrowed, nodes_of, set_ranges
+from edgewright.converters.openvino_source import Source, read_source
 from edgewright.converters.quantize import Calibration, kept_ops, open_calibration, specs_digest, used
 from edgewright.converters.readers import READERS, find_reader
-from edgewright.converters.tflite_file import NamedOp, named_ops
-from edgewright.converters.tflite_parse import parse
-from edgewright.converters.tflite_ranges import Ranges, has_ranges, take_ranges
-from edgewright.converters.tflite_rewrite import affine, rewrite, unfuse_transposed
+from edgewright.converters.tflite_file import NamedOp
+from edgewright.converters.tflite_rewrite import affine
 from edgewright.errors import ConversionError, EdgewrightError, ModelError, UnsupportedError, needs
 
 __all__ = ["warm_up", "write_ir"]
@@ -86,7 +84,8 @@ def write_ir(
     if any(spec.quantized for spec in (*inputs, *outputs)) or any(w.bits < 16 for w in reader.info().weights):
         raise UnsupportedError(f"{source} is quantized already", hint="convert from the float model it was made of")
     try:
-        model, trained = _read(reader)
+        read = read_source(reader)
+        model = read.model
         _fix_batch(model, batch)
     except RuntimeError as error:
         raise ModelError(f"OpenVINO cannot read {source}: {_first_line(error)}", hint="-v shows its log") from error
@@ -104,8 +103,8 @@ def write_ir(
         sized = [replace(spec, shape=(batch, *spec.shape[1:])) for spec in inputs] if batch else inputs
         feeds = Calibration(opened, sized, share=0.25)
         ranges = _ranges(model, inputs, outputs, feeds) if io != "float32" else {}
-        kept = _kept(reader, keep_float, layers)
-        model = _quantize(model, trained, inputs, feeds, nodes_of(model, kept), notes)
+        kept = read.kept(keep_float, layers)
+        model = _quantize(read, inputs, feeds, nodes_of(model, kept), notes)
         if _wrong_when_free(model, inputs, feeds):
             notes.append("the batch size is fixed to 1: with a free one OpenVINO's CPU plug-in computes this int8 model wrongly")
             _fix_batch(model, 1)
@@ -138,51 +137,6 @@ def write_ir(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Trained:
-    """What quantization-aware training has left in a file.
-
-    Args:
-        ranges: smallest and largest value of tensors, by name.
-        model: the float graph that rounds to these ranges.
-    """
-
-    ranges: Ranges
-    model: Any
-
-
-def _read(reader: Any) -> tuple[Any, _Trained | None]:
-    """The graph of a file without the ranges that training has learned, and these.
-
-    Activations that are fused into transposed convolutions get ops of their own: OpenVINO 2026.4 drops them.
-    """
-    import openvino as ov
-
-    if reader.format != "tflite":
-        return ov.Core().read_model(str(reader.path)), None
-    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-
-        def read(data: bytes) -> Any:
-            file = Path(folder) / "model.tflite"
-            file.write_bytes(rewrite(data, unfuse_transposed))
-            return _complete(ov.Core().read_model(str(file)), file)
-
-        data = reader.path.read_bytes()
-        if not has_ranges(dict(reader.info().ops)):
-            return read(data), None
-        plain, ranges = take_ranges(data)
-        return read(plain), _Trained(ranges, read(data))
-
-
-def _kept(reader: Any, patterns: Sequence[str], layers: Sequence[str]) -> list[NamedOp]:
-    """Ops of the layers that are to stay float."""
-    if patterns and reader.format != "tflite":
-        raise UnsupportedError(
-            f"keep_float names layers of a Keras model, {reader.path} is {reader.format}", hint="convert from the Keras model"
-        )
-    return named_ops(take_ranges(reader.path.read_bytes())[0], "keep_float", patterns, layers) if patterns else []
-
-
 def _distinct(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], list[str]]:
     """Outputs under names that no input has, which OpenVINO would change on writing; and what was renamed, in words."""
     taken = {spec.name for spec in (*inputs, *outputs)}
@@ -212,32 +166,8 @@ def _fix_batch(model: Any, batch: int | None) -> None:
         model.reshape(shapes)
 
 
-def _complete(model: Any, source: Path) -> Any:
-    """The model with all results of a .tflite file in its order; OpenVINO drops constant ones and second ones of a tensor."""
-    from openvino import Model
-    from openvino import opset13 as ops
-
-    file = parse(source)
-    graph = file.graphs[file.signatures[0].graph if file.signatures else 0]
-    names = [graph.tensors[index].name for index in graph.outputs]
-    known = {name: port.get_node().input_value(0) for port in model.outputs for name in port.get_names()}
-    known |= {name: port for port in model.inputs for name in port.get_names()}
-    if len(names) == len(model.outputs) == len(set(names)):
-        return model
-    results = []
-    for name, index in zip(names, graph.outputs, strict=True):
-        tensor = graph.tensors[index]
-        if name not in known and file.constant(tensor):
-            known[name] = ops.constant(file.values(tensor).reshape(tensor.shape)).output(0)
-        if name not in known:
-            raise ConversionError(f"OpenVINO lost the output '{name}' of {source}")
-        results.append(ops.result(known[name]))
-    return Model(results, model.get_parameters(), "model")
-
-
 def _quantize(
-    model: Any,
-    trained: _Trained | None,
+    source: Source,
     inputs: Sequence[TensorSpec],
     samples: Calibration,
     kept: Collection[str],
@@ -252,8 +182,7 @@ def _quantize(
     trained for 8.
 
     Args:
-        model: in float.
-        trained: what quantization-aware training has left.
+        source: the model in float.
         inputs: of the model.
         samples: to measure ranges with.
         kept: names of the nodes that stay float.
@@ -275,21 +204,21 @@ def _quantize(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         )
         found = nncf.quantize(
-            model.clone(),
+            source.model.clone(),
             nncf.Dataset(samples, feed),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
             ignored_scope=nncf.IgnoredScope(names=list(kept)) if kept else None,
             advanced_parameters=advanced,
         )
-        if trained is not None:
-            set_ranges(found, trained.ranges)
+        if source.trained is not None:
+            set_ranges(found, source.ranges)
         return found
 
     try:
-        plain = candidate(OverflowFix.FIRST_LAYER if trained is None else OverflowFix.DISABLE)
+        plain = candidate(OverflowFix.FIRST_LAYER if source.trained is None else OverflowFix.DISABLE)
         feeds = [list(feed(item).values()) for item in islice(samples, 0, None, -(-len(samples) // _COMPARED))]
-        reference = _run(model if trained is None else _with_batch_1(trained.model), feeds)
+        reference = _run(source.model if source.trained is None else _with_batch_1(source.trained), feeds)
 
         def noise(found: Any) -> float:
             return _noise(reference, _run(_with_batch_1(found), feeds))
@@ -297,7 +226,7 @@ def _quantize(
         least = noise(plain)
         if least < _NEAR:
             return plain
-        if trained is not None:
+        if source.trained is not None:
             others = {"narrow": narrowed(plain)}
         else:
             corrected = candidate(OverflowFix.FIRST_LAYER, correct=True)
