@@ -128,8 +128,20 @@ def _replace(tree: Any, graph: Any, place: dict[int, int]) -> None:
 
 
 def _spread(graph: Any, kind: Any, ranges: Ranges) -> None:
-    """Give tensors that a passive op ties to one with a range the same one."""
+    """Give tensors that a passive op ties to one with a range the same one.
+
+    Where both have one and the first has that of what it was computed of, or joins several, the converter has moved the pair
+    behind the passive op and put a pair with the scales it already knew in its place: the second is the learned one.
+    """
     name = [_text(tensor.name) for tensor in graph.tensors]
+    makers = {int(index): op for op in graph.operators for index in op.outputs}
+    for op in reversed(graph.operators):
+        first, result = name[int(op.inputs[0])], name[int(op.outputs[0])]
+        maker = makers.get(int(op.inputs[0]))
+        if kind(op) in _PASSIVE and maker is not None and first in ranges and result in ranges:
+            known = [ranges.get(name[int(index)]) for index in maker.inputs]
+            if kind(maker) == "CONCATENATION" or ranges[first] in known:
+                ranges[first] = ranges[result]
     for op in (*graph.operators, *reversed(graph.operators)):
         if kind(op) not in _PASSIVE:
             continue

@@ -189,10 +189,16 @@ def clustering_of(values: Array, inputs: tuple[int, ...], most: int = 256) -> Cl
         # Dividing by a scale splits one cluster into values that differ in their last digits.
         group = np.concatenate([[0], np.cumsum(np.diff(found) > 1e-5)]) if scales.size > 1 else np.arange(len(found))
         first = np.flatnonzero(np.diff(group, prepend=-1))
-        if len(first) <= most and 4 * len(first) <= values.size and (best is None or len(first) < len(best.centroids)):
+        if len(first) <= most and _repeats(found[first], values) and (best is None or len(first) < len(best.centroids)):
             placed = group[assignment.reshape(values.shape)].astype(np.int32)
             best = Clustering(_at_ends(found[first]).astype(np.float32), placed, scales)
     return best
+
+
+def _repeats(different: Array, values: Array) -> bool:
+    """Whether values repeat so often that it is no chance; that many of them are 0 is none."""
+    nonzero = int(np.count_nonzero(values))
+    return bool(4 * len(different) <= values.size or 4 * np.count_nonzero(different) <= 3 * nonzero)
 
 
 def _at_ends(centroids: Array) -> Array:

@@ -154,20 +154,30 @@ def kmeans(
     for _ in range(starts if init == "kmeans++" else 1):
         start = _start(ordered, different, free, init, rng)
         for _ in range(rounds):
-            centroids = np.sort(np.concatenate([start, fixed]))
+            centroids, moves = _together(start, fixed)
             low, high = _parts(ordered, centroids)
             sizes = high - low
             means = np.where(sizes > 0, (sums[high] - sums[low]) / np.maximum(sizes, 1), centroids)
-            moved = means[~np.isin(centroids, fixed)]
-            if len(moved) == len(start) and np.allclose(moved, start, rtol=0, atol=1e-9):
+            moved, idle = means[moves], np.flatnonzero(sizes[moves] == 0)
+            if len(idle):  # one that no value belongs to starts anew, where the centroids are farthest from the values
+                far = ordered[np.argmax(np.abs(ordered - np.repeat(centroids, sizes)))]
+                moved = np.sort(np.append(np.delete(moved, idle[0]), far))
+            if np.allclose(moved, start, rtol=0, atol=1e-9):
                 break
             start = moved
-        centroids = np.sort(np.concatenate([start, fixed]))
+        centroids, _ = _together(start, fixed)
         low, high = _parts(ordered, centroids)
         parts = squares[high] - squares[low] - 2 * centroids * (sums[high] - sums[low]) + (high - low) * np.square(centroids)
         if parts.sum() < least:
             best, least = centroids, parts.sum()
     return np.unique(best.astype(np.float32))
+
+
+def _together(start: Array, fixed: list[float]) -> tuple[Array, Array]:
+    """All centroids, ascending, and which of them move."""
+    centroids = np.concatenate([start, fixed])
+    order = np.argsort(centroids, kind="stable")
+    return centroids[order], order < len(start)
 
 
 def _parts(ordered: Array, centroids: Array) -> tuple[Array, Array]:
@@ -180,7 +190,7 @@ def _start(ordered: Array, different: Array, count: int, init: str, rng: np.rand
     if init == "linear":
         return np.linspace(ordered[0], ordered[-1], count)
     if init == "density":
-        return np.unique(np.quantile(ordered, (np.arange(count) + 0.5) / count))
+        return np.asarray(np.quantile(ordered, (np.arange(count) + 0.5) / count))
     if len(ordered) > _SHOWN:  # enough to choose from
         ordered = np.sort(rng.choice(ordered, _SHOWN, replace=False))
     chosen = [float(rng.choice(different))]
