@@ -60,6 +60,11 @@ def lstm():
     return keras.Model(x, L.Dense(2, name="cls")(L.LSTM(4, name="memory")(x)), name="lstm")
 
 
+def gru():
+    x = keras.Input((6, 3), name="imu")
+    return keras.Model(x, L.Dense(2, name="cls")(L.GRU(4, name="memory")(x)), name="gru")
+
+
 def wavy():
     """With layers that the quantizers leave float."""
     x = keras.Input((6,), name="x")
@@ -148,7 +153,7 @@ def save(folder, name, model, lower):
 
 
 def main(folder):
-    for make in (conv, two, tokens, lstm, wavy, odd, row, scaled, dilated, upward):
+    for make in (conv, two, tokens, lstm, gru, wavy, odd, row, scaled, dilated, upward):
         save(folder, make.__name__, make(), lower=True)
     save(folder, "sinh", sinh(), lower=False)
 

@@ -22,6 +22,7 @@ from edgewright.errors import (
     WorkerTimeoutError,
 )
 from edgewright.preprocess import Preprocess
+from edgewright.runtime.engines.openvino import import_openvino
 from edgewright.testing import plus_one_onnx, two_by_two_tflite
 from edgewright.worker import Limits
 
@@ -177,6 +178,18 @@ def test_float16_in_loops(convert_files, tmp_path):
     feeds, wanted = known(convert_files, "lstm")
     artifact = convert(convert_files / "lstm.keras", tmp_path / "loop", precision="float16")
     assert sqnr(wanted["cls"], run(artifact, feeds)["cls"]) > FLOOR["float16"]
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_no_kernel_of_a_recurrent_layer_stays_float_in_int8(convert_files, tmp_path, name):
+    """The first step's state is 0, and OpenVINO's quantizer leaves what multiplies constants as it is."""
+    feeds, wanted = known(convert_files, name)
+    artifact = convert(convert_files / f"{name}.keras", tmp_path / "int8", to="openvino", precision="int8", samples=feeds)
+    assert sqnr(wanted["cls"], run(artifact, feeds)["cls"]) > FLOOR["int8"]
+    model = import_openvino().Core().read_model(str(artifact.path))
+    constants = [op.get_data() for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+    kernels = [values for values in constants if values.ndim == 2 and min(values.shape) > 1]
+    assert [values.dtype.name for values in kernels] == ["int8"] * 3
 
 
 @pytest.mark.parametrize(
