@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -146,6 +147,7 @@ class Trainer:
         what: str,
         each_step: Callable[[int], None] | None = None,
         hints: Sequence[tuple[Any, Array]] = (),
+        judged_from: float = 0.0,
     ) -> Any:
         """Train; returns the model, or the one that a function of the user's gives.
 
@@ -155,6 +157,7 @@ class Trainer:
             each_step: called before every step with its number, from 0.
             hints: tensors of the model's graph, and what each should be on every sample: their mean squared error is part of
                 the loss (A. Romero et al., "FitNets: Hints for thin deep nets", ICLR 2015).
+            judged_from: share of the epochs before which early stopping neither ends the training nor takes weights for the best.
         """
         options = self.options
         if options.epochs == 0:
@@ -166,7 +169,7 @@ class Trainer:
         losses += ["mean_squared_error"] * len(hints)
         metrics += [[] for _ in hints]
         feeds = [self.data.inputs[tensor._keras_history.operation.name] for tensor in model.inputs]
-        callbacks = self._callbacks(what, each_step)
+        callbacks = self._callbacks(what, each_step, math.ceil(judged_from * options.epochs))
         flat = keras.Model(model.inputs, [*model.outputs, *(tensor for tensor, _ in hints)])
         if options.train:
             context = TrainContext(what, self.seed, options, feeds, targets, losses, callbacks)
@@ -216,7 +219,7 @@ class Trainer:
         if not context.callbacks[0].began:
             self.notes.append(f"{text} did not hand ctx.callbacks to fit: no progress, no schedule within the training")
 
-    def _callbacks(self, what: str, each_step: Callable[[int], None] | None) -> list[Any]:
+    def _callbacks(self, what: str, each_step: Callable[[int], None] | None, judged: int) -> list[Any]:
         import keras
 
         options, steps = self.options, max(1, self.steps)
@@ -246,7 +249,9 @@ class Trainer:
 
         found: list[Any] = [Follow()]
         if options.patience:
-            found.append(keras.callbacks.EarlyStopping(patience=options.patience, restore_best_weights=True))
+            found.append(
+                keras.callbacks.EarlyStopping(patience=options.patience, restore_best_weights=True, start_from_epoch=judged)
+            )
         if self.resume is not None:
             _mend(self.resume)
             found.append(keras.callbacks.BackupAndRestore(str(self.resume), double_checkpoint=True))

@@ -107,7 +107,7 @@ def spy_class():
     class Spy(Trainer):
         outputs, history = None, ()
 
-        def fit(self, model, what, each_step=None, hints=()):
+        def fit(self, model, what, each_step=None, **more):
             self.history, self.heard = [{}], []
             for shaped in (layer for layer in model.layers if type(layer).__name__ == "Shaped"):
                 self.listen(shaped.layer)
@@ -117,7 +117,7 @@ def spy_class():
                     each_step(number)
                 self.history.append({})
 
-            result = super().fit(model, what, step, hints)
+            result = super().fit(model, what, step, **more)
             self.history = [*self.history[1:], {}]
             probe = [self.data.inputs[tensor._keras_history.operation.name][:2] for tensor in model.inputs]
             self.outputs = np.asarray(model(probe, training=False))
@@ -220,8 +220,8 @@ def pruned(case, model, spy, before):
         whole = matrix(owner, variable.name, result)
         plain = options["pattern"] == "unstructured" and options["scope"] == "layer"
         count = lambda share, size=result.size: min(round(share * options["sparsity"] * size), size - 1)  # noqa: E731
-        # after the last step, pruning may still have to come to its end, and patience brings back an earlier state
-        for step, seen in enumerate(history[:-1] if options["end"] == 1.0 or options.get("patience") else history):
+        # after the last step, pruning may still have to come to its end
+        for step, seen in enumerate(history[:-1] if options["end"] == 1.0 else history):
             if step >= options["end"] * steps and ((seen[path] == 0) != (result == 0)).any():
                 yield f"{path}: other zeros in step {step} than at the end"
             if plain and (seen[path] == 0).sum() != count(wanted[step]):
@@ -403,9 +403,7 @@ def checked(case):
         model, spy = ran(name, options, model, data, seed)
         check = {"prune": pruned, "cluster": clustered, "qat": kept}[name]
         problems += [f"{name}: {text}" for text in check(case, model, spy, before)]
-        if (
-            spy.outputs is None or options.get("end") == 1.0 or "patience" in options
-        ):  # not trained, or pruned after the last step
+        if spy.outputs is None or options.get("end") == 1.0:  # not trained, or pruned after the last step
             continue
         off = np.abs(np.asarray(model(x[:2], training=False)) - spy.outputs).max()
         if off > 1e-4 * max(1.0, np.abs(spy.outputs).max()):

@@ -162,11 +162,12 @@ def test_a_strategy_and_a_log_for_tensorboard(trained, tmp_path):
 
     log = tmp_path / "log"
     options = f"epochs = 2\npatience = 2\nstrategy = 'mirrored'\ntensorboard = '{log}'"
-    report = run(trained, tmp_path / "out", [("qat", options)], to=["tflite"])
+    report = run(trained, tmp_path / "out", [("prune", f"sparsity = 0.5\n{options}"), ("qat", options)], to=["tflite"])
     assert report.results[0].metric("accuracy_change").value > -10
+    assert not report.lost
     for part in ("train", "validation"):
         events = EventAccumulator(str(log / part)).Reload()
-        assert len(events.Tensors("epoch_loss")) == 2
+        assert len(events.Tensors("epoch_loss")) == 4
 
 
 def test_trained_ranges_are_those_of_the_file(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class Prune(KerasPass):
 
     def transform(self, task: Task) -> Outcome:
         """The pruned model; see `KerasPass.transform`."""
+        import keras
+
         kernels = self._kernels(task)
         shares = {kernel.path: self._share(kernel) for kernel in kernels}
         shapes, masks = [], []
@@ -89,31 +92,30 @@ class Prune(KerasPass):
             shapes.append(Shape(kernel, [function], [mask]))
             masks.append(mask)
         steps = max(1, task.trainer.steps) if task.trainer else 1
+        ended = keras.Variable(0.0, trainable=False, name="ended")  # kept with the masks when training is resumed
+        shapes[0].state.append(ended)
 
         def choose(step: int) -> None:
             done = step >= round(self.options.end * steps)
-            if not done and step % self.options.every:
+            if (not done and step % self.options.every) or float(ended.numpy()):
                 return
-            if done and finished:
-                return
+            ended.assign(float(done))
             found = self._masks(kernels, shares, 1.0 if done else sparsity_at(step / steps, self.options))
-            finished.extend(found if done else [])
             for mask, values in zip(masks, found, strict=True):
                 mask.assign(values)
 
-        finished: list[Array] = []
         if task.trainer is not None and task.trainer.options.epochs:
             chosen = {kernel.path for kernel in kernels}
             others = [preserving(kernel) for kernel in kernels_of(task.model) if kernel.path not in chosen]
             kept = [shape for shape in others if shape is not None]
             model = shaped(task.model, [*shapes, *kept])
-            task.trainer.fit(model, "pruning", choose)
+            if self.options.patience and math.ceil(self.options.end * self.options.epochs) >= self.options.epochs:
+                task.notes.append(f"patience changes nothing: pruning ends with the last of {self.options.epochs} epochs")
+            task.trainer.fit(model, "pruning", choose, judged_from=self.options.end)
             bake(kept)
             for shape in kept:
                 shape.kernel.variable.trainable = True
         choose(steps)
-        for mask, values in zip(masks, finished, strict=True):  # the best weights, if restored, came with those of their time
-            mask.assign(values)
         bake(shapes)
         claims = [Claim("sparsity", float(np.mean(kernel.values() == 0.0)), literal(kernel.path)) for kernel in kernels]
         return Outcome(task.model, tuple(claim for claim in claims if float(claim.value) > 0))
