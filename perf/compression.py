@@ -395,6 +395,12 @@ def seeds_of(text: str) -> dict[str, int]:
     return {name: int(pairs.get(name, 3)) for name in TABLES}
 
 
+def shown(arguments: Sequence[str]) -> list[str]:
+    """The command line's arguments without the folder that rows were kept in."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [one for before, one in pairs if "--work" not in (before, one) and not one.startswith("--work=")]
+
+
 def main() -> None:
     """Run what is missing and print the page, or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -406,7 +412,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     models, only = subjects(args.work), args.only or TABLES
     page = _PAGE.format(
-        command=".venv/bin/python perf/compression.py --out docs/compression.md",
+        command=" ".join([".venv/bin/python perf/compression.py", *shown(sys.argv[1:])]),
         versions=", ".join(
             f"{name} {version(name)}" for name in ("tensorflow", "keras", "ai-edge-quantizer", "openvino", "nncf")
         ),
