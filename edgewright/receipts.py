@@ -80,10 +80,12 @@ def match_tensors(before: ModelInfo, after: ModelInfo) -> tuple[TensorReceipt, .
     sizes (ones left out, in any order) are one group; within a group those of the same name belong together, and of the
     others the n-th of one model is the n-th of the other: readers list tensors of a size in the order in which the model
     uses them. Kernels and other tensors are kept apart, but for tables that only one of the readers takes for a kernel.
+    What is left are kernels whose axes a format joins, as those of attention: they belong together by their place in the
+    model, or, where a format has no names, by their number of values.
     """
     partners: dict[int, WeightInfo] = {}
     free = list(after.weights)
-    for key in (_named, _group, _table):
+    for key in (_named, _group, _table, _placed, _joined):
         waiting: dict[object, deque[WeightInfo]] = defaultdict(deque)
         for weight in free:
             waiting[key(weight)].append(weight)
@@ -108,6 +110,16 @@ def _table(weight: WeightInfo) -> object:
     """Sizes of what may be a table; empty if it is none."""
     sizes = _sizes(weight)
     return sizes if len(sizes) > 1 else ()
+
+
+def _placed(weight: WeightInfo) -> object:
+    """A kernel's layer within another one, and its number of values; empty for what stands in no such place."""
+    place = weight.name.split("/")[:-1][-2:]
+    return (*place, _joined(weight)) if len(place) > 1 and is_kernel(weight) else ()
+
+
+def _joined(weight: WeightInfo) -> object:
+    return math.prod(weight.shape) if is_kernel(weight) else 0
 
 
 def _sizes(weight: WeightInfo) -> tuple[int, ...]:

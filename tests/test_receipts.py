@@ -93,6 +93,19 @@ def test_the_same_name_on_another_size_is_another_tensor():
     assert pairs([weight("w", (32, 32), 1)], [weight("w", (32, 8), 1)]) == [("w", ""), ("", "w")]
 
 
+def test_kernels_whose_axes_a_format_joins_are_found_by_their_place_or_their_number_of_values():
+    before = [weight(f"attention/{part}/kernel", (32, 2, 16), 2) for part in ("query", "key")]
+    after = [weight(f"net_1/attention/{part}/MatMul", (32, 32), 0) for part in ("key", "query")]
+    nameless = [weight(f"Constant_{i}", (32, 32), 0) for i in (3, 9)]
+    other = weight("MatMul", (32, 16), 0)
+    assert pairs(before, after) == [
+        ("attention/query/kernel", "net_1/attention/query/MatMul"),
+        ("attention/key/kernel", "net_1/attention/key/MatMul"),
+    ]
+    assert pairs(before, nameless) == [("attention/query/kernel", "Constant_3"), ("attention/key/kernel", "Constant_9")]
+    assert pairs(before[:1], [other]) == [("attention/query/kernel", ""), ("", "MatMul")]
+
+
 def test_missing_and_extra_tensors_are_shown():
     before = [weight("kernel", (8, 4), 1), weight("bn/mean", (4,)), weight("bn/variance", (4,))]
     after = [

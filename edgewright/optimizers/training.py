@@ -137,9 +137,12 @@ class Trainer:
 
     def show(self, model: Any, batches: int = 20) -> None:
         """Run a model on the first batches as in training, without training: layers that learn ranges get their first ones."""
+        import keras
+
+        flat = keras.Model(model.inputs, model.outputs)  # takes a list, also where the model takes inputs by name
         for start in range(0, min(len(self.data), batches * self.options.batch), self.options.batch):
             rows = slice(start, start + self.options.batch)
-            model([self.data.inputs[tensor._keras_history.operation.name][rows] for tensor in model.inputs], training=True)
+            flat([self.data.inputs[tensor._keras_history.operation.name][rows] for tensor in model.inputs], training=True)
 
     def fit(
         self,

@@ -57,3 +57,7 @@ def test_a_percentile_leaves_outliers_out_and_16_bits_are_symmetric(found):
 
 def test_values_without_end_are_refused_by_the_name_of_their_layer(found):
     assert "values behind 'grows' are no finite numbers" in found["endless"] and "keep_float" in found["endless"]
+
+
+def test_inputs_by_name_are_told_apart(found):
+    assert found["named"] == pytest.approx([-1.0, 3.0], abs=0.05)

@@ -142,6 +142,18 @@ def endless():
     return ""
 
 
+def named():
+    """Ranges of a model that takes its inputs by name, in another order than that of the alphabet."""
+    z, a = keras.Input((4,), name="z"), keras.Input((2,), name="a")
+    model = keras.Model({"z": z, "a": a}, L.Dense(2, name="out")(L.Concatenate(name="both")([z, a])))
+    inputs = {"z": np.full((8, 4), 3.0, np.float32), "a": np.full((8, 2), -1.0, np.float32)}
+    data = TrainingData(inputs, (np.zeros((8, 2), np.float32),), ("values",), None, (False,))
+    options = QatOptions(epochs=1)
+    trained = Qat(options).transform(Task(model, Trainer(options, data, 0), model, 0, [])).model
+    quant = trained.get_layer("both_range")
+    return [float(quant.low), float(quant.high)]
+
+
 def percentiles():
     values = np.concatenate([np.linspace(0, 1, 9999), [100.0]]).astype(np.float32).reshape(1, -1)
     found = {}
@@ -156,5 +168,5 @@ def percentiles():
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
-    parts = (shortening, own_losses, inner, percentiles, endless)
+    parts = (shortening, own_losses, inner, percentiles, endless, named)
     sys.stdout.write(json.dumps({part.__name__: part() for part in parts}) + "\n")
