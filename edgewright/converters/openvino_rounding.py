@@ -106,8 +106,11 @@ def narrowed(model: Any) -> Any:
         if op.get_type_name() not in PRODUCTS or not _from_constant(op.input_value(1).get_node()):
             continue
         scaled = op.input_value(1).get_node()
-        kernel = scaled.input_value(0).get_node().input_value(0).get_node() if scaled.get_type_name() == "Multiply" else None
-        if kernel is None or kernel.get_type_name() != "Constant" or kernel.get_element_type().get_type_name() != "i8":
+        convert = scaled.input_value(0).get_node() if scaled.get_type_name() == "Multiply" else None
+        if convert is None or convert.get_type_name() != "Convert":
+            continue
+        kernel = convert.input_value(0).get_node()
+        if kernel.get_type_name() != "Constant" or kernel.get_element_type().get_type_name() != "i8":
             continue
         values = kernel.get_data()
         if op.get_type_name().startswith("Group") and int(np.prod(values.shape[1:3])) == 1:
@@ -116,7 +119,7 @@ def narrowed(model: Any) -> Any:
         half.set_friendly_name(kernel.get_friendly_name())
         scale = ops.constant(np.asarray(scaled.input_value(1).get_node().get_data() * 2.0, np.float32))
         scale.set_friendly_name(scaled.input_value(1).get_node().get_friendly_name())
-        scaled.input_value(0).get_node().input(0).replace_source_output(half.output(0))
+        convert.input(0).replace_source_output(half.output(0))
         scaled.input(1).replace_source_output(scale.output(0))
     return result
 

@@ -94,8 +94,8 @@ def _drop_products_of_zeros(model: Any) -> None:
     from openvino import opset13 as ops
 
     for op in model.get_ordered_ops():
-        width = op.output(0).get_partial_shape() if op.get_type_name() == "MatMul" else None
-        if width is None or len(width) != 2 or width[1].is_dynamic or not _zeros(op.input_value(0).get_node()):
+        result = op.output(0).get_partial_shape() if op.get_type_name() == "MatMul" else None
+        if result is None or len(result) != 2 or result[1].is_dynamic or not _zeros(op.input_value(0).get_node()):
             continue
         for taker in op.output(0).get_target_inputs():
             total = taker.get_node()
@@ -103,7 +103,7 @@ def _drop_products_of_zeros(model: Any) -> None:
             if other is not None and other.get_partial_shape() == total.output(0).get_partial_shape():
                 total.output(0).replace(other)
         rows = ops.gather(ops.shape_of(op.input_value(0), "i64"), np.array([0]), np.array(0))
-        shape = ops.concat([rows, ops.constant(np.array([width[1].get_length()]))], 0)
+        shape = ops.concat([rows, ops.constant(np.array([result[1].get_length()]))], 0)
         zeros = ops.broadcast(ops.constant(np.float32(0.0)), shape)
         zeros.set_friendly_name(op.get_friendly_name())
         op.output(0).replace(zeros.output(0))
