@@ -358,7 +358,7 @@ def peer_table(work: Path, subject: Subject, seeds: int) -> str:
 _PAGE = """\
 # What the passes give
 
-Printed by `{command}` ({versions}).
+Printed by `{command}` ({versions}).{note}
 
 IMU is the shipped wearable-IMU model (Conv1D, SeparableConv1D), tested on subjects 8 to 10. Its passes learn from the windows of
 subjects 1 to 6 and one altered copy of each (turned, mirrored, scaled, noisy), as the model itself did. MNIST is the Conv2D model
@@ -396,9 +396,9 @@ def seeds_of(text: str) -> dict[str, int]:
 
 
 def shown(arguments: Sequence[str]) -> list[str]:
-    """The command line's arguments without the folder that rows were kept in."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [one for before, one in pairs if "--work" not in (before, one) and not one.startswith("--work=")]
+    """The command line's arguments without the folder that rows were kept in and what is said of the run."""
+    pairs, own = zip(["", *arguments], arguments, strict=False), ("--work", "--note")
+    return [one for before, one in pairs if before not in own and not one.startswith(own)]
 
 
 def main() -> None:
@@ -407,11 +407,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("3"), help="3, or files=3,student=3,tfmot=1 (default: 3)")
     parser.add_argument("--only", choices=TABLES, action="append")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edgewright-compression")
+    parser.add_argument("--note", default="", help="what readers must know of this run: under the title")
     parser.add_argument("--out", type=Path, help="write the page here")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     models, only = subjects(args.work), args.only or TABLES
     page = _PAGE.format(
+        note=f"\n\n{args.note}" if args.note else "",
         command=" ".join([".venv/bin/python perf/compression.py", *shown(sys.argv[1:])]),
         versions=", ".join(
             f"{name} {version(name)}" for name in ("tensorflow", "keras", "ai-edge-quantizer", "openvino", "nncf")
