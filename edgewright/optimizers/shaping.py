@@ -10,7 +10,19 @@ import numpy as np
 
 from edgewright.optimizers.graph import Array, Kernel, channel_scales, rebuilt
 
-__all__ = ["Clustering", "Shape", "bake", "clustering_of", "mask_by_magnitude", "mask_shape", "preserving", "rounding", "shaped"]
+__all__ = [
+    "Clustering",
+    "Shape",
+    "bake",
+    "channels_of",
+    "clustering_of",
+    "mask_by_magnitude",
+    "mask_shape",
+    "preserving",
+    "rounding",
+    "shaped",
+    "stacked",
+]
 
 Function = Callable[[Any], Any]
 
@@ -141,38 +153,69 @@ def _block_mask(matrix: Array, sparsity: float, block: tuple[int, int]) -> Array
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """A kernel as centroids: values = scales * centroids[assignment].
+    """What a kernel's values are drawn from: each is the nearest of scales * centroids.
 
     Args:
-        centroids: shape (clusters,), ascending.
-        assignment: int32, the kernel's shape.
+        centroids: ascending; shape (clusters,), or (channels, clusters) if every output channel has its own.
         scales: what centroids are multiplied with, broadcast against the kernel; ones where they are absolute.
     """
 
     centroids: Array
-    assignment: Array
     scales: Array
 
-    def shape(self, *, zero: bool) -> tuple[Function, Any]:
-        """A function that gives the kernel, whatever its variable holds, and the variable of the centroids.
+    def shape(self, values: Array, inputs: tuple[int, ...], *, zero: bool) -> tuple[Function, Any]:
+        """A function that draws a kernel from centroids, and the variable of these.
+
+        Gradients reach the centroids, and pass straight through to the kernel, so that a value can move to another centroid.
+        In units of scales, each channel's largest value stays where it is: the scale of its int8 values depends on it.
 
         Args:
-            zero: keep a centroid that is 0 at 0.
+            values: the kernel as it is now.
+            inputs: axes that one output value sums over.
+            zero: what is 0 now stays 0, and nothing else becomes 0.
         """
         import keras
+        import tensorflow as tf
 
-        variable = keras.Variable(self.centroids.astype(np.float32), name="centroids")
-        fixed = np.abs(self.centroids) == 1.0 if self.scales.size > 1 else np.zeros(len(self.centroids), bool)
-        if zero:
-            fixed = fixed | (self.centroids == 0.0)
-        held, moving = self.centroids * fixed, (~fixed).astype(np.float32)
-        low, high = (-1.0, 1.0) if self.scales.size > 1 else (-np.inf, np.inf)
+        ops = keras.ops
+        lists, scales = np.atleast_2d(self.centroids).astype(np.float32), self.scales.astype(np.float32)
+        variable = keras.Variable(lists, name="centroids")
+        scaled = scales.size > 1
+        low, high = (-1.0, 1.0) if scaled else (-np.inf, np.inf)
+        fixed = (np.abs(lists) == 1.0 if scaled else np.zeros(lists.shape, bool)) | (zero & (lists == 0.0))
+        ends, moving = lists * fixed, (~fixed).astype(np.float32)
+        # Zero is no centroid to move to: it is put where no value is nearest to it.
+        hidden = np.where(zero & (lists == 0.0), np.float32(np.inf), np.float32(0.0))
+        held = _largest(values, inputs, self.centroids) * scales if scaled else np.zeros_like(values)
+        drawn = ((held == 0.0) & ~(zero & (values == 0.0))).astype(np.float32)
+        order = list(range(values.ndim))
+        if len(lists) > 1:  # a list for every output channel: channels first
+            order = [*(axis for axis in order if axis not in inputs), *inputs]
+        moved, back = [values.shape[axis] for axis in order], np.argsort(order).tolist()
+        first = (np.arange(len(lists)) * lists.shape[1])[:, None]
 
         def function(value: Any) -> Any:
-            free = keras.ops.clip(variable, low, high) * moving + held.astype(np.float32)
-            return keras.ops.take(free, self.assignment) * self.scales.astype(np.float32)
+            free = ops.sort(ops.clip(variable, low, high) * moving + ends + hidden, axis=-1)
+            rows = ops.reshape(ops.transpose(value / scales, order), (len(lists), -1))
+            nearest = (
+                tf.searchsorted((free[:, 1:] + free[:, :-1]) / 2, rows) if lists.shape[1] > 1 else ops.zeros_like(rows, "int32")
+            )
+            found = ops.take(ops.reshape(free, (-1,)), nearest + first)
+            found = ops.transpose(ops.reshape(found, moved), back) * scales
+            return ops.where(drawn, found + (value - ops.stop_gradient(value)), held)
 
         return function, variable
+
+
+def _largest(values: Array, inputs: tuple[int, ...], centroids: Array) -> Array:
+    """The sign of the first of each channel's largest values, where it is a centroid, and 0 elsewhere."""
+    matrix = channels_of(values, inputs)
+    places = np.arange(len(matrix)), np.abs(matrix).argmax(axis=1)
+    signs = np.sign(matrix[places])
+    result = np.zeros_like(matrix)
+    result[places] = np.where(np.isin(signs, centroids), signs, 0.0)
+    order = [*(axis for axis in range(values.ndim) if axis not in inputs), *inputs]
+    return np.asarray(result.reshape([values.shape[axis] for axis in order]).transpose(np.argsort(order)))
 
 
 def clustering_of(values: Array, inputs: tuple[int, ...], most: int = 256) -> Clustering | None:
@@ -185,14 +228,38 @@ def clustering_of(values: Array, inputs: tuple[int, ...], most: int = 256) -> Cl
     """
     best = None
     for scales in (np.ones((1,) * values.ndim, np.float32), channel_scales(values, inputs)):
-        found, assignment = np.unique(values / scales, return_inverse=True)
-        # Dividing by a scale splits one cluster into values that differ in their last digits.
-        group = np.concatenate([[0], np.cumsum(np.diff(found) > 1e-5)]) if scales.size > 1 else np.arange(len(found))
-        first = np.flatnonzero(np.diff(group, prepend=-1))
-        if len(first) <= most and _repeats(found[first], values) and (best is None or len(first) < len(best.centroids)):
-            placed = group[assignment.reshape(values.shape)].astype(np.int32)
-            best = Clustering(_at_ends(found[first]).astype(np.float32), placed, scales)
+        found = _different(values / scales, 1e-5 if scales.size > 1 else 0.0)
+        if len(found) <= most and _repeats(found, values) and (best is None or len(found) < len(best.centroids)):
+            best = Clustering(_at_ends(found).astype(np.float32), scales)
+    if best is None:
+        return None
+    own = [_different(channel) for channel in channels_of(values, inputs)]
+    inner = [_inner(_different(channel, 1e-5)) for channel in channels_of(values / best.scales, inputs)]
+    if len(own) > 1 and sum(inner) == _inner(best.centroids):  # no two channels share any
+        return Clustering(stacked(own), np.ones((1,) * values.ndim, np.float32))
     return best
+
+
+def channels_of(values: Array, inputs: tuple[int, ...]) -> Array:
+    """A kernel as a matrix with a row for each output channel."""
+    return np.moveaxis(values, inputs, range(-len(inputs), 0)).reshape(-1, int(np.prod([values.shape[axis] for axis in inputs])))
+
+
+def stacked(lists: list[Array]) -> Array:
+    """Lists of centroids as a matrix; shorter ones repeat their last."""
+    most = max(map(len, lists))
+    return np.stack([np.pad(one, (0, most - len(one)), mode="edge") for one in lists]).astype(np.float32)
+
+
+def _different(values: Array, apart: float = 0.0) -> Array:
+    """The different values, ascending; those less than `apart` from one are the same but for the division by a scale."""
+    found = np.unique(values)
+    return found[np.diff(found, prepend=-np.inf) > apart]
+
+
+def _inner(centroids: Array) -> int:
+    """How many centroids are neither zero nor an end of a channel."""
+    return int(np.count_nonzero(~np.isin(_at_ends(centroids), (-1.0, 0.0, 1.0))))
 
 
 def _repeats(different: Array, values: Array) -> bool:
@@ -214,8 +281,7 @@ def preserving(kernel: Kernel) -> Shape | None:
     values = kernel.values()
     clusters = clustering_of(values, kernel.inputs)
     if clusters is not None:
-        function, centroids = clusters.shape(zero=bool(np.any(values == 0.0)))
-        kernel.variable.trainable = False
+        function, centroids = clusters.shape(values, kernel.inputs, zero=bool(np.any(values == 0.0)))
         return Shape(kernel, [function], [centroids])
     if np.mean(values == 0.0) >= SPARSE:
         function, mask = mask_shape(kernel, values != 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 from edgewright.errors import UnsupportedError, UsageError
 from edgewright.optimizers.graph import Array, Kernel, channel_scales, fold_batch_norm, kernels_of
 from edgewright.optimizers.passes import PASSES, STRICT, KerasPass, Outcome, Task, literal
-from edgewright.optimizers.shaping import Clustering, Shape, bake, preserving, shaped
+from edgewright.optimizers.shaping import Clustering, Shape, bake, channels_of, preserving, shaped, stacked
 from edgewright.optimizers.training import FitOptions
 from edgewright.step import Claim
 
@@ -52,7 +52,7 @@ class ClusterOptions(FitOptions):
 
 @PASSES.register("cluster")
 class Cluster(KerasPass):
-    """Clusters kernels after BatchNorm is folded into them, and trains the centroids; the counts are exact at the end."""
+    """Clusters kernels after BatchNorm is folded into them, and trains centroids and what is drawn from them."""
 
     name: ClassVar[str] = "cluster"
     Options: ClassVar[type[ClusterOptions]] = ClusterOptions
@@ -81,8 +81,7 @@ class Cluster(KerasPass):
             values = kernel.values()
             zero = self._keeps_zeros(values)
             clustering = self._clustering(kernel, values, zero, rng)
-            function, centroids = clustering.shape(zero=zero)
-            kernel.variable.trainable = False
+            function, centroids = clustering.shape(values, kernel.inputs, zero=zero)
             shapes.append(Shape(kernel, [function], [centroids]))
         chosen = {kernel.path for kernel in kernels}
         others = [preserving(kernel) for kernel in kernels_of(model) if kernel.path not in chosen]
@@ -90,8 +89,6 @@ class Cluster(KerasPass):
         if task.trainer is not None and task.trainer.options.epochs:
             task.trainer.fit(shaped(model, shapes), "clustering")
         bake(shapes)
-        for shape in shapes:
-            shape.kernel.variable.trainable = True
         return Outcome(model, tuple(self._claim(kernel) for kernel in kernels if self.options.per == "tensor"))
 
     def _claim(self, kernel: Kernel) -> Claim:
@@ -108,12 +105,12 @@ class Cluster(KerasPass):
             return _per_channel(values, kernel.inputs, count, zero, self.options.init, rng)
         if self.options.per == "tensor":
             centroids = kmeans(values.ravel(), count, init=self.options.init, zero=zero, rng=rng)
-            return Clustering(centroids, _nearest(values, centroids, zero), np.ones((1,) * values.ndim, np.float32))
+            return Clustering(centroids, np.ones((1,) * values.ndim, np.float32))
         scales = _coarse(channel_scales(values, kernel.inputs))
         normal = values / scales
         normal = np.where(np.abs(values) == np.abs(values).max(axis=kernel.inputs, keepdims=True), np.sign(values), normal)
         centroids = kmeans(normal.ravel(), count, init=self.options.init, zero=zero, rng=rng, ends=True)
-        return Clustering(centroids, _nearest(normal, centroids, zero), scales)
+        return Clustering(centroids, scales)
 
 
 def kmeans(
@@ -206,30 +203,9 @@ def _coarse(scales: Array) -> Array:
     return np.exp2(np.ceil(np.log2(scales) * 16.0 - 1e-4) / 16.0).astype(np.float32)
 
 
-def _nearest(values: Array, centroids: Array, zero: bool) -> Array:
-    """Index of the nearest centroid of every value; with `zero`, zeros keep theirs and no other value takes it."""
-    if not zero:
-        return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values).astype(np.int32)
-    others = np.flatnonzero(centroids != 0.0)
-    if not len(others):
-        return np.zeros(values.shape, np.int32)
-    rest = centroids[others]
-    found = others[np.searchsorted((rest[1:] + rest[:-1]) / 2, values)]
-    return np.where(values == 0.0, int(np.flatnonzero(centroids == 0.0)[0]), found).astype(np.int32)
-
-
 def _per_channel(
     values: Array, inputs: tuple[int, ...], count: int, zero: bool, init: str, rng: np.random.Generator
 ) -> Clustering:
-    """Centroids of every output channel by itself, one list of all of them."""
-    order = [*(axis for axis in range(values.ndim) if axis not in inputs), *inputs]
-    moved = values.transpose(order)
-    channels = moved.reshape(-1, int(np.prod(moved.shape[values.ndim - len(inputs) :])))
-    centroids: list[Array] = []
-    assignment = np.zeros(channels.shape, np.int32)
-    for row, channel in enumerate(channels):
-        own = kmeans(channel, count, init=init, zero=zero, rng=rng)
-        assignment[row] = _nearest(channel, own, zero) + sum(map(len, centroids))
-        centroids.append(own)
-    placed = assignment.reshape(moved.shape).transpose(np.argsort(order))
-    return Clustering(np.concatenate(centroids), placed, np.ones((1,) * values.ndim, np.float32))
+    """Centroids of every output channel by itself."""
+    own = [kmeans(channel, count, init=init, zero=zero, rng=rng) for channel in channels_of(values, inputs)]
+    return Clustering(stacked(own), np.ones((1,) * values.ndim, np.float32))

@@ -113,8 +113,6 @@ class Prune(KerasPass):
                 task.notes.append(f"patience changes nothing: pruning ends with the last of {self.options.epochs} epochs")
             task.trainer.fit(model, "pruning", choose, judged_from=self.options.end)
             bake(kept)
-            for shape in kept:
-                shape.kernel.variable.trainable = True
         choose(steps)
         bake(shapes)
         claims = [Claim("sparsity", float(np.mean(kernel.values() == 0.0)), literal(kernel.path)) for kernel in kernels]

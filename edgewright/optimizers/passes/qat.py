@@ -114,8 +114,8 @@ class Qat(KerasPass):
             trainer.show(trained)
             trainer.fit(trained, "quantization-aware training", freeze)
         bake(shapes)
-        for part in (*left, *(kernel.variable for kernel in kernels)):
-            part.trainable = True
+        for layer in left:
+            layer.trainable = True
         wild = [str(quant.path) for quant in quants if not np.isfinite(quant.get_weights()).all()]
         if wild:
             raise UnsupportedError(
