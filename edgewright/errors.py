@@ -17,6 +17,8 @@ __all__ = [
     "PluginError",
     "SamplesError",
     "ShapeError",
+    "SinkError",
+    "SourceError",
     "UnsupportedError",
     "UntrustedCodeError",
     "UsageError",
@@ -34,6 +36,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "onnx": ("onnxruntime",),
     "video": ("cv2",),
+    "mqtt": ("paho",),
+    "serial": ("serial",),
+    "kafka": ("confluent_kafka",),
+    "monitor": ("prometheus_client",),
     "metrics": ("sklearn",),
     "report": ("jinja2", "vl_convert"),
     "tensorboard": ("tensorboard",),
@@ -114,6 +120,14 @@ class ArtifactError(EdgewrightError):
 
 class EngineError(EdgewrightError):
     """An inference engine cannot load or run a model."""
+
+
+class SourceError(EdgewrightError):
+    """A source of frames or sensor samples cannot be opened, broke off for good, or gives what no stream can use."""
+
+
+class SinkError(EdgewrightError):
+    """Results cannot be written where they were to go."""
 
 
 class PluginError(EdgewrightError):

@@ -1,0 +1,1 @@
+"""Detection: from a detector's raw outputs to boxes."""

@@ -1,0 +1,116 @@
+"""Where frames come from and results go, in one line of text: `camera:0`, `csv:imu.csv?rate=50`, `rtsp://host/stream`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from edgewright.errors import UsageError
+
+__all__ = ["Address", "flag", "parse_address", "positive"]
+
+_BY_SUFFIX = {
+    **dict.fromkeys((".mp4", ".mkv", ".avi", ".mov", ".ts", ".webm", ".m4v", ".mpg"), "file"),
+    **{".csv": "csv", ".jsonl": "jsonl"},
+}
+_PLUGIN = {"https": "http", "rtsps": "rtsp"}
+_WHOLE = ("rtsp", "http")
+"""Schemes whose address is a URL as a whole: its query is the server's, ours stands behind '#'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address in its parts.
+
+    Args:
+        scheme: the plug-in's name.
+        target: what it opens: a path, a port, a URL.
+        settings: what was written behind "?", or behind "#" for rtsp and http.
+        text: as it was written, for messages.
+    """
+
+    scheme: str
+    target: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+    def options(self, **known: Callable[[str], Any]) -> dict[str, Any]:
+        """The settings that were given, converted.
+
+        Args:
+            known: a converter for each setting that there is; `flag` reads yes and no.
+
+        Raises:
+            UsageError: a setting is unknown or cannot be converted; the message names the known ones.
+        """
+        values: dict[str, Any] = {}
+        for name, text in self.settings.items():
+            if name not in known:
+                raise UsageError(
+                    f"'{self.text}' has the setting '{name}', {self.scheme} has none of that name",
+                    hint=f"known: {', '.join(known) or 'none'}",
+                )
+            try:
+                values[name] = known[name](text)
+            except ValueError as error:
+                raise UsageError(f"'{self.text}': {name} is '{text}' ({error})") from error
+        return values
+
+
+def flag(text: str) -> bool:
+    """Yes or no, as people write it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
+    if text.lower() not in known:
+        raise ValueError("write yes or no")
+    return known[text.lower()]
+
+
+def positive(text: str) -> float:
+    """A number above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError("a number above 0 is needed")
+    return value
+
+
+def parse_address(text: str) -> Address:
+    """An address from text; a bare path is a folder of images, a video, a CSV file or the like, by what it is called.
+
+    Raises:
+        UsageError: it has no scheme and nothing tells what it is.
+    """
+    if text == "-":
+        return Address("stdin", "-", {}, text)
+    if found := re.fullmatch(r"([a-z][a-z0-9_]+):(.*)", text, re.DOTALL):
+        scheme, rest = _PLUGIN.get(found[1], found[1]), found[2]
+        if scheme in _WHOLE:
+            target, _, settings = text.partition("#")
+        else:
+            target, _, settings = rest.partition("?") if scheme != "gstreamer" else (rest, "", "")
+        return Address(scheme, target, _settings(settings, text), text)
+    path, _, settings = text.partition("?")
+    scheme = "images" if Path(path).is_dir() else _BY_SUFFIX.get(Path(path).suffix.lower(), "")
+    if not scheme:
+        raise UsageError(f"'{text}' does not say what it is", hint="write a scheme before it, for example file:, csv: or camera:")
+    return Address(scheme, path, _settings(settings, text), text)
+
+
+def _settings(text: str, whole: str) -> dict[str, str]:
+    if not text:
+        return {}
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, strict_parsing=True))
+    except ValueError as error:
+        raise UsageError(f"'{whole}': the settings '{text}' are not written as name=value&name=value") from error
