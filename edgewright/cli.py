@@ -17,6 +17,7 @@ from edgewright import __version__, commands, compress_commands
 from edgewright.benchmarks.commands import bench
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.options import Invocation
+from edgewright.runtime.commands import run
 from edgewright.terminal import log_to_stderr, say
 
 __all__ = ["app", "command", "main"]
@@ -40,6 +41,7 @@ app.command(short_help="Convert a trained model to the file for the device.")(co
 app.command(short_help="Compare what two models compute on the same samples.")(commands.verify)
 app.command(short_help="Tell how good a file is on labelled data.")(compress_commands.evaluate)
 app.command(short_help="Measure a file's latency and memory here.")(bench)
+app.command(short_help="Run a model on video or sensors in real time.")(run)
 app.command(short_help="Tell what is in a model file.")(commands.inspect)
 app.command(short_help="List the recipes, or show one.")(compress_commands.recipes)
 app.command(short_help="List, clear or measure the cache.")(compress_commands.cache)

@@ -1,10 +1,11 @@
-"""`python -m edgewright.runtime probe|selftest`: what a device can run, told without any package but NumPy and an engine."""
+"""`python -m edgewright.runtime probe|selftest|run`: what a device can run, and a stream, with NumPy and an engine alone."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import EdgewrightError, PluginError
-from edgewright.runtime import ENGINES, open_session
+from edgewright.runtime import ENGINES, SINKS, SOURCES, open_session
+from edgewright.runtime.lanes import POLICIES
 from edgewright.runtime.machine import machine
+from edgewright.runtime.opening import duration_s, stream_of_texts
 
 __all__ = ["main", "probe", "selftest"]
 
@@ -62,16 +65,55 @@ def selftest(path: Path, *, engine: str | None = None, threads: int = 1, exact: 
         }
 
 
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    """Stream until the sources end, the time is over, or the process is told to end; returns the account.
+
+    Raises:
+        EdgewrightError: what opening raises, and what a source broke off with; the account is on standard error then.
+    """
+    own = {name: value for name, value in vars(args).items() if name not in ("verb", "json", "duration", "model", "sources")}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with stream_of_texts(args.model, args.sources, **own) as running:
+        timer = running.stop_after(duration_s(args.duration)) if args.duration else None
+        try:
+            for _ in running:
+                pass
+        except KeyboardInterrupt:
+            print("cancelled", file=sys.stderr)  # noqa: T201
+        except EdgewrightError:
+            print(json.dumps(running.summary()), file=sys.stderr)  # noqa: T201
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+    return running.summary()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m edgewright.runtime", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     probing = verbs.add_parser("probe", help="list the engines that are installed and what machine this is")
     testing = verbs.add_parser("selftest", help="load a model and run it once on zeros")
     testing.add_argument("model", type=Path, help="a .tflite, .onnx or OpenVINO .xml file")
-    testing.add_argument("--engine", help=f"one of {', '.join(ENGINES.names())}; default: by the file's format")
-    testing.add_argument("--threads", type=int, default=1, help="threads of one call (default 1)")
-    testing.add_argument("--exact", action="store_true", help="float32 even where the engine prefers a lower precision")
-    for verb in (probing, testing):
+    running = verbs.add_parser("run", help="run a model on sources and tell what became of every frame")
+    running.add_argument("model", type=Path, help="a .tflite, .onnx or OpenVINO .xml file with one input")
+    running.add_argument(
+        "sources", nargs="+", help=f"addresses, for example csv:imu.csv?rate=50; kinds: {', '.join(SOURCES.names())}"
+    )
+    running.add_argument("--out", "-o", action="append", default=[], help=f"address of a sink; kinds: {', '.join(SINKS.names())}")
+    running.add_argument("--policy", choices=POLICIES, help="when the buffer is full")
+    for name in ("deadline", "preprocess", "window", "smoothing", "detection", "task", "labels", "duration"):
+        running.add_argument(f"--{name}", help="see edgewright run --help")
+    for name, kind in (("buffer", int), ("workers", int), ("rate", float), ("threshold", float), ("learn", int)):
+        running.add_argument(
+            f"--{name}", type=kind, default={"workers": 1, "learn": 0}.get(name), help="see edgewright run --help"
+        )
+    running.add_argument("--track", action="store_true", help="number boxes over frames")
+    for verb in (testing, running):
+        verb.add_argument("--engine", help=f"one of {', '.join(ENGINES.names())}; default: by the file's format")
+        verb.add_argument("--threads", type=int, default=1, help="threads of one call (default 1)")
+        verb.add_argument("--exact", action="store_true", help="float32 even where the engine prefers a lower precision")
+    for verb in (probing, testing, running):
         verb.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
@@ -95,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.verb == "probe":
             data = probe()
+        elif args.verb == "run":
+            data = _run(args)
         else:
             data = selftest(args.model, engine=args.engine, threads=args.threads, exact=args.exact)
     except EdgewrightError as error:
@@ -102,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)))  # noqa: T201
+    to = sys.stderr if "-" in getattr(args, "out", ()) else sys.stdout
+    print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)), file=to)
     return 0
 
 

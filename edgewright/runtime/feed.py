@@ -1,0 +1,189 @@
+"""One source's side of a stream: reading, windows, preparing, arrays that are used again, frozen cameras."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+
+from edgewright.errors import EdgewrightError
+from edgewright.runtime.accounting import Lane
+from edgewright.runtime.answers import Answerer
+from edgewright.runtime.frames import Array, Frame, Source, Tell
+from edgewright.runtime.lanes import Buffer, Item
+from edgewright.runtime.prepare import Prepare
+from edgewright.runtime.windows import Windower, Windowing
+
+__all__ = ["Feed"]
+
+_FROZEN_S = 2.0
+_SPARE = 16
+
+
+class Feed:
+    """A source with all that belongs to it alone.
+
+    Args:
+        number: its lane in the buffer.
+        name: in the account and in messages.
+        source: read by the thread that calls `run`.
+        prepare: for this source alone.
+        answerer: for this source alone.
+        window: how samples become windows; None for images and single samples.
+        early: prepare frames before they wait: for sources that wait for room, which loses none of this work.
+        keep_images: items carry their images, so that each frame has an array of its own.
+        rate_hz: frames per second that are taken at most.
+        tell: told of a frozen camera.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        source: Source,
+        *,
+        prepare: Prepare,
+        answerer: Answerer,
+        window: Windowing | None,
+        early: bool,
+        keep_images: bool,
+        rate_hz: float | None,
+        tell: Tell,
+    ) -> None:
+        self.number, self.source, self.lane = number, source, Lane(name)
+        self.prepare, self.answerer = prepare, answerer
+        self.last_ns: int = 0
+        self.over = False
+        self._windower = Windower(window) if window is not None and source.kind == "sensor" else None
+        self._early, self._keep_images, self._tell = early, keep_images, tell
+        self._period_ns = None if rate_hz is None else int(1e9 / rate_hz)
+        self._due_ns: int | None = None
+        self._spare: list[Array] = []
+        self._raw: Array | None = None
+        self._seen = self._alike = self._skipped = self._gaps = 0
+
+    def run(self, buffer: Buffer) -> None:
+        """Read until the source ends or is closed.
+
+        Raises:
+            EdgewrightError: the source broke off, or gives what no stream can use.
+        """
+        try:
+            start = time.monotonic_ns()
+            while (frame := self.source.read(self._raw)) is not None:
+                self.last_ns = frame.captured_ns
+                self.lane.stages["capture"].add(time.monotonic_ns() - start)
+                for item in self._items(frame):
+                    self._enter(buffer, item)
+                self._count_skipped()
+                start = time.monotonic_ns()
+            if self._windower is not None:
+                for window in self._windower.flush():
+                    self._enter(buffer, self._windowed(window))
+        finally:
+            self.over = True
+            self._count_skipped()
+            buffer.finish(self.number)
+
+    def make_ready(self, item: Item) -> None:
+        """Prepare a frame; what is wrong with it stands in the item."""
+        start = time.monotonic_ns()
+        try:
+            item.ready = self.prepare(item.frame.data, self._spare.pop() if self._early and self._spare else None)
+        except EdgewrightError as error:
+            item.error = error.message
+        item.prepare_ns = time.monotonic_ns() - start
+        self.lane.stages["prepare"].add(item.prepare_ns)
+
+    def reuse(self, item: Item) -> None:
+        """A frame has ended: its array is free for another one."""
+        array = item.ready if self._early and self.prepare.quick else item.frame.data if item.ours else None
+        if array is not None and len(self._spare) < _SPARE:
+            self._spare.append(array)
+
+    def to_json(self) -> dict[str, Any]:
+        """The account."""
+        return {"live": self.source.live, **self.lane.to_json()}
+
+    def _enter(self, buffer: Buffer, item: Item) -> None:
+        self.lane.captured += 1
+        item.entered_ns = time.monotonic_ns()
+        lost = buffer.put(item)
+        if lost is not None:
+            self.reuse(lost)
+
+    def _items(self, frame: Frame) -> list[Item]:
+        """What a frame becomes: nothing where it is one too many, windows for sensors, else itself."""
+        if self._windower is not None:
+            return [self._windowed(window) for window in self._windower.push(frame)]
+        if self._too_many(frame):
+            self.lane.captured += 1
+            self.lane.drop("rate")
+            return []
+        item = Item(self.number, frame)
+        if self.source.kind == "image":
+            self._compare(frame)
+            item.image = frame.data if self._keep_images else None
+        if self._early:
+            self.make_ready(item)
+        self._next_raw(item)
+        return [item]
+
+    def _next_raw(self, item: Item) -> None:
+        """Choose what the next frame is read into: the same array again unless this frame takes it along."""
+        data = item.frame.data
+        if self.source.kind != "image" or self._keep_images:
+            return
+        item.ours = data is self._raw and not self._early
+        if self._early:
+            fits = self._raw is not None and self._raw.shape == data.shape
+            self._raw = self._raw if fits else np.empty_like(data)
+            return
+        if item.ours or self._raw is None or self._raw.shape != data.shape:
+            self._spare = [array for array in self._spare if array.shape == data.shape]
+            self._raw = self._spare.pop() if self._spare else np.empty_like(data)
+
+    def _windowed(self, window: Any) -> Item:
+        item = Item(self.number, Frame(window.data, window.index, window.captured_ns, window.recorded_ns))
+        gaps = self._windower.gaps if self._windower is not None else 0
+        item.fresh, self._gaps = gaps > self._gaps, gaps
+        if self._early:
+            self.make_ready(item)
+        return item
+
+    def _too_many(self, frame: Frame) -> bool:
+        """Whether a frame comes before its time under a frame rate that was asked for."""
+        if self._period_ns is None:
+            return False
+        now = frame.captured_ns if self.source.live or frame.recorded_ns is None else frame.recorded_ns
+        if self._due_ns is None:
+            self._due_ns = now
+        if now < self._due_ns - self._period_ns // 100:
+            return True
+        self._due_ns += self._period_ns * max(1, (now - self._due_ns) // self._period_ns)
+        return False
+
+    def _compare(self, frame: Frame) -> None:
+        """Count frames that equal the one before, and tell of a live source that has frozen."""
+        rows, columns = (max(1, size // 64) for size in frame.data.shape[:2])
+        digest = zlib.crc32(frame.data[::rows, ::columns].tobytes())
+        if digest != self._seen:
+            self._seen, self._alike = digest, 0
+            return
+        self.lane.duplicates += 1
+        self._alike += 1
+        enough = max(5, round(_FROZEN_S / (self.source.period_s or 0.04)))
+        if self._alike == enough and self.source.live:
+            self._tell(f"{self.lane.name} has sent the same picture {enough} times: it may have frozen")
+
+    def _count_skipped(self) -> None:
+        """Frames that the source itself let go count as captured, and as dropped by it."""
+        skipped = int(getattr(self.source, "skipped", 0))
+        new, self._skipped = skipped - self._skipped, skipped
+        if self._windower is not None:
+            self.lane.samples = {**self._windower.stats(), **({"skipped": skipped} if skipped else {})}
+        elif new > 0:
+            self.lane.captured += new
+            self.lane.drop("source", new)

@@ -1,0 +1,237 @@
+"""Opens a model, its sources and its sinks as one running stream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import Artifact, ModelMeta
+from edgewright.detection import Detection
+from edgewright.errors import UsageError
+from edgewright.preprocess import Preprocess
+from edgewright.runtime.answers import Meaning
+from edgewright.runtime.decisions import Smoothing
+from edgewright.runtime.frames import Sink, Source
+from edgewright.runtime.session import Session, open_session
+from edgewright.runtime.sinks import open_sink
+from edgewright.runtime.sources import open_source
+from edgewright.runtime.stream import Flow, Stream
+from edgewright.runtime.windows import Windowing
+
+__all__ = ["duration_s", "stream", "stream_of_texts"]
+
+
+def stream(
+    model: Path | str,
+    sources: str | Source | Sequence[str | Source],
+    *,
+    sinks: Sequence[str | Sink] = (),
+    engine: str | None = None,
+    threads: int = 1,
+    exact: bool = False,
+    flow: Flow | None = None,
+    preprocess: Preprocess | None = None,
+    window: Windowing | None = None,
+    keep_images: bool = False,
+    **meaning: Any,
+) -> Stream:
+    """Run a model over sources, and give its results one after the other: iterate over what is returned.
+
+    Preprocessing, task, labels, windows, thresholds come from the artifact beside the model; what is given here goes first.
+
+    Args:
+        model: a .tflite, .onnx or OpenVINO .xml file with one input.
+        sources: an address (see `open_source`) or a source, or several that share the model.
+        sinks: addresses (see `open_sink`) or sinks.
+        engine: see `open_session`.
+        threads: see `open_session`.
+        exact: see `open_session`.
+        flow: policies, deadline, workers.
+        preprocess: of raw samples.
+        window: how sensor samples become windows.
+        keep_images: results carry their images.
+        **meaning: fields of `Meaning`, by name.
+
+    Raises:
+        EdgewrightError: what opening the model, a source or a sink raises; nothing is left running.
+    """
+    opened: list[Any] = []
+    try:
+        session = open_session(model, engine=engine, threads=threads, exact=exact)
+        opened.append(session)
+        if len(session.inputs) != 1:
+            names = ", ".join(spec.name for spec in session.inputs)
+            raise UsageError(
+                f"{model} has {len(session.inputs)} inputs ({names}), a stream feeds one",
+                hint="fuse sensors into one input (edgewright.runtime.fusion), or drive the session yourself",
+            )
+        meta, name = _meta(Path(model)), session.inputs[0].name
+        if preprocess is None and name in meta.preprocess:
+            preprocess = Preprocess.from_json(meta.preprocess[name])
+        if window is None and "window" in meta.extra:
+            window = Windowing.from_json(meta.extra["window"])
+        given: list[tuple[str, Source]] = []
+        for one in [sources] if isinstance(sources, (str, Source)) else sources:
+            source = open_source(one) if isinstance(one, str) else one
+            opened.append(source)
+            given.append((one if isinstance(one, str) else type(source).__name__, source))
+        if not given:
+            raise UsageError("there is no source", hint="name one, for example camera:0 or file:clip.mp4")
+        for _, source in given:
+            _fits(source, preprocess, window, session)
+        outs: list[tuple[str, Sink]] = []
+        for out in sinks:
+            sink = open_sink(out) if isinstance(out, str) else out
+            opened.append(sink)
+            outs.append((out if isinstance(out, str) else type(sink).__name__, sink))
+        return Stream(
+            session,
+            _distinct(given),
+            _distinct(outs),
+            meaning=Meaning.of(meta, **meaning),
+            preprocess=preprocess,
+            window=window,
+            flow=flow or Flow(),
+            keep_images=keep_images,
+        )
+    except BaseException:
+        for one in reversed(opened):
+            one.close()
+        raise
+
+
+def stream_of_texts(
+    model: Path | str,
+    sources: Sequence[str],
+    *,
+    out: Sequence[str] = (),
+    engine: str | None = None,
+    threads: int = 1,
+    exact: bool = False,
+    policy: str | None = None,
+    buffer: int | None = None,
+    workers: int = 1,
+    deadline: str | None = None,
+    rate: float | None = None,
+    preprocess: str | None = None,
+    window: str | None = None,
+    smoothing: str | None = None,
+    detection: str | None = None,
+    task: str | None = None,
+    labels: str | None = None,
+    threshold: float | None = None,
+    learn: int = 0,
+    track: bool = False,
+    keep_images: bool = False,
+) -> Stream:
+    """As `stream`, with everything as a command line has it.
+
+    Args:
+        model: see `stream`.
+        sources: addresses.
+        out: addresses of sinks.
+        engine: see `stream`.
+        threads: see `stream`.
+        exact: see `stream`.
+        policy: see `Flow`.
+        buffer: see `Flow`.
+        workers: see `Flow`.
+        deadline: for example 100ms or 0.5s.
+        rate: see `Flow.rate_hz`.
+        preprocess: see `Preprocess.parse`.
+        window: see `Windowing.parse`.
+        smoothing: see `Smoothing.parse`.
+        detection: see `Detection.parse`.
+        task: see `Meaning`.
+        labels: a text file with a class name in each line, or names separated by commas.
+        threshold: see `Meaning`.
+        learn: see `Meaning`.
+        track: see `Meaning`.
+        keep_images: see `stream`.
+
+    Raises:
+        EdgewrightError: a text does not say what it should, or what `stream` raises.
+    """
+    flow = Flow(policy, buffer, workers, None if deadline is None else 1000 * duration_s(deadline), rate)
+    return stream(
+        model,
+        list(sources),
+        sinks=list(out),
+        engine=engine,
+        threads=threads,
+        exact=exact,
+        flow=flow,
+        preprocess=Preprocess.parse(preprocess) if preprocess else None,
+        window=Windowing.parse(window) if window else None,
+        keep_images=keep_images,
+        smoothing=Smoothing.parse(smoothing) if smoothing else None,
+        detection=Detection.parse(detection) if detection else None,
+        task=task,
+        labels=_labels(labels) if labels else None,
+        threshold=threshold,
+        learn=learn or None,
+        track=track or None,
+    )
+
+
+def duration_s(text: str) -> float:
+    """Seconds from a text such as 100ms, 2s, 5min or 0.5.
+
+    Raises:
+        UsageError: it is no duration above 0.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(ms|s|min|h)?\s*", text)
+    try:
+        value = float(found[1]) * {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}[found[2] or "s"] if found else 0.0
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise UsageError(f"'{text}' is no duration", hint="write for example 100ms, 2s or 5min")
+    return value
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    path = Path(text)
+    if path.is_file():
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if path.suffix:
+        raise UsageError(f"there is no file of labels {path}", hint="pass a text file with a name in each line, or a,b,c")
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _meta(model: Path) -> ModelMeta:
+    """What the artifact beside a model says; nothing if there is none."""
+    artifact = Artifact.load(model)
+    return artifact.meta if artifact is not None else ModelMeta()
+
+
+def _fits(source: Source, preprocess: Preprocess | None, window: Windowing | None, session: Session) -> None:
+    """Refuse a source whose samples the model cannot be given.
+
+    Raises:
+        UsageError: images without a declaration, or sensor rows without windows.
+    """
+    spec = session.inputs[0]
+    if source.kind == "image" and (preprocess is None or not preprocess.is_image):
+        height, width = ([*spec.shape[1:3], "HEIGHT", "WIDTH"])[:2]
+        raise UsageError(
+            f"{session.path.name} does not say how images become its input {spec}",
+            hint=f"declare it: --preprocess size={height}x{width},color=rgb,scale=1/127.5,offset=-1",
+        )
+    if source.kind == "sensor" and window is None and len(spec.shape) == 3:
+        raise UsageError(
+            f"{session.path.name} takes windows ({spec}), the source gives single samples",
+            hint=f"declare them: --window length={spec.shape[1]},stride={max(1, (spec.shape[1] or 2) // 2)}",
+        )
+
+
+def _distinct(named: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Names made different: a second camera:0 is camera:0 #2."""
+    found: dict[str, int] = {}
+    result = []
+    for name, one in named:
+        found[name] = found.get(name, 0) + 1
+        result.append((name if found[name] == 1 else f"{name} #{found[name]}", one))
+    return result

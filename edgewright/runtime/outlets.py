@@ -1,0 +1,107 @@
+"""Sinks in threads of their own behind bounded queues: a slow or dead one costs its own results, and never the stream."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from typing import Any
+
+from edgewright.errors import EdgewrightError
+from edgewright.runtime.frames import Result, Sink, Tell
+
+__all__ = ["Outlet"]
+
+_ROOM = 64
+_PATIENCE_S = 2.0
+_CLOSING_S = 2.5
+
+
+class Outlet:
+    """One sink, its queue and its account: written + lost + waiting = results given.
+
+    Args:
+        name: the sink's address.
+        sink: taken over, and closed by `close`.
+        patient: wait up to two seconds for room rather than lose a result; for recorded sources, which can wait.
+        tell: told of a sink's first failure, and when it works again.
+    """
+
+    def __init__(self, name: str, sink: Sink, *, patient: bool, tell: Tell) -> None:
+        self.name, self.sink = name, sink
+        self.given = self.written = self.lost = 0
+        self.error = ""
+        self._patient, self._tell = patient, tell
+        self._failing = self._stuck = self._late = self._over = False
+        self._queue: queue.Queue[Result | None] = queue.Queue(_ROOM)
+        self._lock = threading.Lock()
+        sink.tell = lambda text: tell(f"{name}: {text}")
+        self._thread = threading.Thread(target=self._write, name=f"sink {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, result: Result) -> None:
+        """Hand over a result; it is lost, and counted, if there is no room for it."""
+        self.given += 1
+        try:
+            if self._patient and not self._stuck:
+                self._queue.put(result, timeout=_PATIENCE_S)
+            else:
+                self._queue.put_nowait(result)
+            self._stuck = False
+        except queue.Full:
+            self._stuck = True
+            self._no_room()
+
+    def close(self) -> None:
+        """Write what waits, for two seconds at most, and close the sink; what is left over is lost and counted."""
+        end = time.monotonic() + _PATIENCE_S
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_PATIENCE_S)
+        self._thread.join(max(0.0, end - time.monotonic()))
+        self._over = True
+        self._thread.join(_CLOSING_S)  # a sink that hangs is left to itself: its thread ends with the process
+        with self._lock:
+            self.lost = self.given - self.written
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form for JSON."""
+        return {"written": self.written, "lost": self.lost, **({"error": self.error} if self.error else {})}
+
+    def _write(self) -> None:
+        while (result := self._queue.get()) is not None and not self._over:
+            try:
+                self.sink.write(result)
+            except EdgewrightError as error:
+                self._failed(error.message)
+            except Exception as error:
+                self._failed(f"{type(error).__name__}: {error}")
+            else:
+                with self._lock:
+                    self.written += 1
+                if self._failing:
+                    self._failing = False
+                    self._tell(f"{self.name} takes results again; {self.lost} were lost")
+        try:
+            undelivered = self.sink.close()
+        except (EdgewrightError, OSError) as error:
+            undelivered, self.error = 0, str(error)
+        with self._lock:
+            self.written -= undelivered
+
+    def _failed(self, why: str) -> None:
+        """The sink could not write: told when it begins, not for every result."""
+        with self._lock:
+            self.lost, self.error = self.lost + 1, why
+        if not self._failing:
+            self._failing = True
+            self._tell(f"{self.name} loses results: {why}")
+
+    def _no_room(self) -> None:
+        """The sink is too slow: told once."""
+        why = f"it is too slow: {_ROOM} results wait"
+        with self._lock:
+            self.lost, self.error = self.lost + 1, why
+        if not self._late:
+            self._late = True
+            self._tell(f"{self.name} loses results: {why}")

@@ -1,0 +1,350 @@
+"""The flow from sources through a model to sinks: order, policies, accounts, failures, stopping."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewright.artifact import TensorSpec
+from edgewright.errors import EdgewrightError, SinkError, SourceError, UsageError
+from edgewright.preprocess import Preprocess, encode
+from edgewright.runtime import Flow, Frame, Sink, Source, Windowing, stream
+from edgewright.runtime.accounting import Lane, Resources, Timings
+from edgewright.runtime.lanes import Buffer, Item
+from edgewright.runtime.opening import duration_s
+from edgewright.runtime.prepare import Prepare
+
+
+class Rows(Source):
+    """Rows of (4,) floats, at once or paced; fails or waits for ever at the end if told to."""
+
+    kind = "sensor"
+
+    def __init__(self, rows, *, live=False, rate=None, error=None, endless=False):
+        self.rows, self.live, self.rate, self.error, self.endless = list(rows), live, rate, error, endless
+        self.place, self.start, self.closed = 0, time.monotonic(), threading.Event()
+
+    @classmethod
+    def of(cls, address):
+        raise NotImplementedError
+
+    def read(self, into=None):
+        if self.place == len(self.rows):
+            if self.error:
+                raise self.error
+            if self.endless:
+                self.closed.wait()
+            return None
+        if self.rate:
+            self.closed.wait(max(0.0, self.start + self.place / self.rate - time.monotonic()))
+        if self.closed.is_set():
+            return None
+        self.place += 1
+        return Frame(self.rows[self.place - 1], self.place - 1, time.monotonic_ns(), (self.place - 1) * 10_000_000)
+
+    def close(self):
+        self.closed.set()
+
+
+class Kept(Sink):
+    """Keeps what it is given; slow, or failing for some, if told to."""
+
+    def __init__(self, seconds=0.0, fails=()):
+        self.seconds, self.fails, self.results, self.closed = seconds, set(fails), [], 0
+
+    @classmethod
+    def of(cls, address):
+        raise NotImplementedError
+
+    def write(self, result):
+        time.sleep(self.seconds)
+        if result.index in self.fails:
+            raise SinkError("no room for it")
+        self.results.append(result)
+
+    def close(self):
+        self.closed += 1
+        return 0
+
+
+def rows(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+
+
+def adds_up(account):
+    for lane in account["sources"].values():
+        assert lane["waiting"] == 0, lane
+        assert lane["captured"] == lane["done"] + lane["late"] + lane["failed"] + sum(lane["dropped"].values()), lane
+
+
+def only(account):
+    (lane,) = account["sources"].values()
+    return lane
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_are_the_models_and_in_order(models, workers):
+    given_rows = rows(300)
+    running = stream(models["tflite"], Rows(given_rows), flow=Flow(workers=workers))
+    found = list(running)
+    assert [one.index for one in found] == list(range(300))
+    np.testing.assert_array_equal([one.outputs["y"] for one in found], given_rows + 1)
+    assert [one.recorded_ns for one in found] == [place * 10_000_000 for place in range(300)]
+    account = running.summary()
+    adds_up(account)
+    assert only(account)["done"] == 300 and account["execution"]["precision"] == "float32"
+
+
+def test_several_sources_share_a_model_and_take_turns(models):
+    first, second = rows(200, 1), rows(100, 2)
+    running = stream(models["tflite"], [Rows(first), Rows(second)])
+    found = list(running)
+    assert set(running.summary()["sources"]) == {"Rows", "Rows #2"}
+    for name, wanted in (("Rows", first), ("Rows #2", second)):
+        np.testing.assert_array_equal([one.outputs["y"] for one in found if one.source == name], wanted + 1)
+    adds_up(running.summary())
+
+
+@pytest.mark.parametrize("policy", ["oldest", "newest", "wait"])
+def test_a_slow_consumer_costs_what_the_policy_says(models, policy):
+    running = stream(models["tflite"], Rows(rows(200), live=True, rate=500), flow=Flow(policy=policy))
+    found = []
+    for one in running:
+        time.sleep(0.01)
+        found.append(one)
+    account = running.summary()
+    adds_up(account)
+    lane = only(account)
+    assert [one.index for one in found] == sorted({one.index for one in found})
+    if policy == "wait":
+        assert lane["done"] == 200 and not lane["dropped"]
+    else:
+        assert set(lane["dropped"]) == {policy} and lane["dropped"][policy] > 100
+        assert (found[-1].index == 199) == (policy == "oldest")
+
+
+def test_live_sources_drop_the_oldest_and_recorded_ones_wait(models):
+    slow = Rows(rows(100), live=True, rate=1000), Rows(rows(100))
+    for source in slow:
+        running = stream(models["tflite"], source)
+        for _ in running:
+            time.sleep(0.005)
+        assert bool(only(running.summary())["dropped"]) == source.live
+
+
+def test_results_older_than_the_deadline_are_flagged_and_written(models):
+    kept = Kept()
+    running = stream(models["tflite"], Rows(rows(20)), sinks=[kept], flow=Flow(buffer=4, deadline_ms=0.000001))
+    assert {one.status for one in running} == {"late"}
+    assert len(kept.results) == 20 and only(running.summary())["late"] == 20
+    running = stream(models["tflite"], Rows(rows(20)), flow=Flow(deadline_ms=60_000))
+    assert {one.status for one in running} == {"done"}
+
+
+def test_frames_that_cannot_be_used_fail_alone(models):
+    bad = [*rows(5), np.ones(7, np.float32), *rows(5), np.full(4, np.nan, np.float32), *rows(5)]
+    running = stream(models["tflite"], Rows(bad))
+    found = list(running)
+    assert [one.index for one in found if one.status == "failed"] == [5, 11]
+    assert "(7,)" in found[5].error and "NaN" in found[11].error and not found[5].answer
+    account = running.summary()
+    adds_up(account)
+    assert only(account)["done"] == 15 and sum(only(account)["errors"].values()) == 2
+
+
+def test_a_source_that_breaks_off_ends_the_stream_after_its_results(models):
+    running = stream(models["tflite"], Rows(rows(10), error=SourceError("the cable is out after 10 rows")))
+    found = []
+    with pytest.raises(SourceError, match="cable"):
+        for one in running:
+            found.append(one)
+    assert len(found) == 10
+    adds_up(running.summary())
+
+
+def test_closing_ends_a_waiting_source_within_a_second(models):
+    running = stream(models["tflite"], Rows(rows(3), live=True, endless=True))
+    results = iter(running)
+    assert next(results).status == "done"
+    start = time.monotonic()
+    running.close()
+    assert time.monotonic() - start < 1.0
+    adds_up(running.summary())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("capture", "infer", "sink"))]
+
+
+def test_a_time_limit_ends_a_stream_that_nothing_comes_from(models):
+    running = stream(models["tflite"], Rows([], live=True, endless=True))
+    running.stop_after(0.2)
+    start = time.monotonic()
+    assert list(running) == [] and 0.1 < time.monotonic() - start < 2.0
+
+
+def test_what_waits_when_it_is_stopped_is_counted(models):
+    running = stream(models["tflite"], Rows(rows(1000)), flow=Flow(buffer=50))
+    next(iter(running))
+    running.close()
+    account = running.summary()
+    adds_up(account)
+    assert only(account)["captured"] < 1000
+
+
+def test_a_slow_sink_of_a_live_stream_loses_its_own_results_only(models):
+    slow, quick = Kept(seconds=0.05), Kept()
+    running = stream(models["tflite"], Rows(rows(400), live=True, rate=400), sinks=[slow, quick])
+    start = time.monotonic()
+    count = len(list(running))
+    assert time.monotonic() - start < 5.0  # 400 results would take it 20 s
+    account = running.summary()
+    lost = account["sinks"]["Kept"]
+    assert lost["written"] + lost["lost"] == count and lost["lost"] > 100 and "slow" in lost["error"]
+    assert account["sinks"]["Kept #2"] == {"written": count, "lost": 0} and len(quick.results) == count
+    assert slow.closed == 1 and sum("loses results" in event for event in account["events"]) == 1
+
+
+def test_a_recorded_stream_waits_for_a_sink(models):
+    kept = Kept(seconds=0.003)
+    running = stream(models["tflite"], Rows(rows(200)), sinks=[kept])
+    assert len(list(running)) == len(kept.results) == 200
+
+
+def test_a_failing_sink_is_told_of_once_and_goes_on(models):
+    kept = Kept(fails=range(5, 10))
+    running = stream(models["tflite"], Rows(rows(20)), sinks=[kept])
+    list(running)
+    account = running.summary()
+    assert account["sinks"]["Kept"] == {"written": 15, "lost": 5, "error": "no room for it"}
+    assert [word for event in account["events"] for word in ("loses results", "takes results again") if word in event] == [
+        "loses results",
+        "takes results again",
+    ]
+
+
+def test_the_rate_is_the_samples_own_for_recorded_ones(models):
+    running = stream(models["tflite"], Rows(rows(100)), flow=Flow(rate_hz=25))  # recorded at 100 Hz
+    assert [one.index for one in running] == list(range(0, 100, 4))
+    account = running.summary()
+    adds_up(account)
+    assert only(account)["dropped"] == {"rate": 75}
+
+
+def test_windows_are_those_of_numpy(models):
+    data = np.repeat(rows(50)[:, :1], 1, axis=1)
+    running = stream(models["tflite"], Rows(data), window=Windowing(length=4, stride=2))
+    found = np.asarray([one.outputs["y"] for one in running])
+    wanted = np.lib.stride_tricks.sliding_window_view(data[:, 0], 4)[::2]
+    np.testing.assert_array_equal(found, wanted + 1)
+    assert only(running.summary())["samples"]["samples"] == 50
+
+
+def test_what_a_model_cannot_be_given_is_refused_before_anything_runs(models, tmp_path):
+    class Pictures(Rows):
+        kind = "image"
+
+    before = threading.active_count()
+    with pytest.raises(UsageError, match="does not say how images become"):
+        stream(models["tflite"], Pictures(rows(3)))
+    with pytest.raises(UsageError, match="no policy 'latest'"):
+        stream(models["tflite"], Rows(rows(3)), flow=Flow(policy="latest"))
+    with pytest.raises(UsageError, match="there is no source"):
+        stream(models["tflite"], [])
+    with pytest.raises(EdgewrightError):
+        stream(tmp_path / "no.tflite", Rows(rows(3)))
+    with pytest.raises(UsageError, match="deadline"):
+        Flow(deadline_ms=0)
+    assert threading.active_count() == before
+
+
+# --- preparing --------------------------------------------------------------------------------------------------------
+
+SCALES = [(1.0, 0.0), (1 / 127.5, -1.0), (1 / 255, 0.0), ((1 / 58.4, 1 / 57.1, 1 / 57.4), (-2.1, -2.0, -1.8))]
+INPUTS = [
+    ("float32", None, None),
+    ("int8", 1 / 127.5, -1),
+    ("int8", 1 / 255, -128),
+    ("uint8", 1 / 255, 0),
+    ("int8", 0.0186, 11),
+    ("int16", 1e-4, 0),
+]
+
+
+@given(
+    st.sampled_from(SCALES),
+    st.sampled_from(INPUTS),
+    st.sampled_from(["stretch", "letterbox", "crop"]),
+    st.sampled_from(["rgb", "bgr", "gray", None]),
+    st.sampled_from(["hwc", "chw"]),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(0, 100),
+)
+def test_images_are_prepared_as_the_declaration_says(scaling, spec, resize, color, layout, size, seed):
+    if color == "gray" and isinstance(scaling[0], tuple):
+        scaling = SCALES[0]
+    declared = Preprocess(size=(12, 10), resize=resize, color=color, layout=layout, scale=scaling[0], offset=scaling[1])
+    channels = 1 if color == "gray" else 3
+    shape = (1, 12, 10, channels) if layout == "hwc" else (1, channels, 12, 10)
+    spec = TensorSpec("x", shape, spec[0], spec[1], spec[2])
+    prepare = Prepare(spec, declared)
+    for number in range(2):  # the second goes through the arrays of the first
+        image = np.random.default_rng(seed + number).integers(0, 256, (*size, 3), np.uint8)
+        before = image.copy()
+        wanted = encode(spec, declared.apply(image))[np.newaxis]
+        found = prepare(image, prepare.slot())
+        assert found.dtype == wanted.dtype and found.shape == wanted.shape
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(image, before)
+
+
+# --- the account ------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 10**11), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99]))
+def test_percentiles_are_within_one_percent(durations, share):
+    timings = Timings()
+    for one in durations:
+        timings.add(one)
+    wanted = np.quantile(durations, share, method="inverted_cdf") / 1e6
+    assert timings.percentile(share) == pytest.approx(wanted, rel=0.0101, abs=2e-6)
+    assert timings.to_json()["count"] == len(durations)
+
+
+def test_memory_growth_is_the_slope_of_the_second_half(tmp_path):
+    proc = tmp_path / "proc/self"
+    proc.mkdir(parents=True)
+    zone = tmp_path / "sys/class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "temp").write_text("51500\n")
+    used = Resources(tmp_path)
+    for number in range(2000):
+        (proc / "statm").write_text(f"9999 {1000 + number} 1\n")
+        used.sample()
+    assert len(used.readings) <= 512 and used.peak_rss_bytes == 2999 * 4096
+    assert used.temperature_c == 51.5
+    used.readings = [(float(second), 10**6 + 1000 * second) for second in range(100)]
+    assert used.slope_bytes_per_minute() == pytest.approx(60_000)
+
+
+def test_lanes_take_turns_and_stop_counts_what_waits():
+    lanes = [Lane("a"), Lane("b")]
+    buffer = Buffer(lanes, ["wait", "wait"], 3)
+    for number in (0, 0, 0, 1, 1):
+        lanes[number].captured += 1
+        buffer.put(Item(number, Frame(np.zeros(1, np.float32), 0, 0)))
+    taken = [buffer.take()[1].lane for _ in range(4)]
+    assert taken == [0, 1, 0, 1]
+    buffer.stop()
+    assert buffer.take() is None and lanes[0].dropped == {"stop": 1} and not lanes[1].dropped
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("100ms", 0.1), ("2s", 2.0), ("0.5", 0.5), ("5min", 300.0)])
+def test_durations(text, seconds):
+    assert duration_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1s", "soon", "1.2.3s"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(UsageError, match="no duration"):
+        duration_s(text)
