@@ -31,6 +31,7 @@ class _Track:
         self.zero: int | None = None
         self.own: bool | None = None
         self.late_run = 0
+        self.missed_from: int | None = None  # time of the first sample that another source gave after this one's last
 
     @property
     def last(self) -> int:
@@ -62,8 +63,9 @@ class _Track:
 class Fusion:
     """Fuses two or more sensors by time: one frame per grid time, with the values of all sources side by side.
 
-    A grid time is given as soon as every source has a sample at or after it, or has been silent, measured by the other
-    sources' times, for longer than `max_skew_s`. Where two samples of a source are further apart than that, nothing is
+    A grid time is given as soon as every source has a sample at or after it, or has been silent for longer than
+    `max_skew_s`, counted from the first sample that another source gave after its last one: a pause of all is nobody's
+    silence. Where two samples of a source are further apart than that, nothing is
     interpolated between them. The grid starts when the last source does; a frame is given only while at least one source is
     not silent. What waits in memory are the samples of `max_skew_s`.
 
@@ -141,6 +143,10 @@ class Fusion:
             return []
         track.late_run = 0
         track.samples.append((time, row))
+        track.missed_from = None
+        for other in self._tracks.values():
+            if other.missed_from is None and other.samples and other.last < time:
+                other.missed_from = time
         if not self._started():
             return []
         return self._given(self._ready_until())
@@ -199,9 +205,9 @@ class Fusion:
 
     def _ready_until(self) -> int:
         """The last time at which nothing more is waited for: of the sources that are not silent, the one furthest behind."""
-        lasts = [track.last for track in self._tracks.values()]
-        newest = max(lasts)
-        return min(last for last in lasts if newest - last <= self._skew)
+        tracks = self._tracks.values()
+        newest = max(track.last for track in tracks)
+        return min(track.last for track in tracks if track.missed_from is None or newest - track.missed_from <= self._skew)
 
     # --- values -------------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,15 @@ def test_one_of_three_that_is_silent_does_not_stop_the_others():
     np.testing.assert_allclose(frames[-1].data, [4.9, 4.9, 0.1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_after_a_pause_of_all_nobody_is_silent(first):
+    fusion = Fusion(["a", "b"], 10, 0.5, silent="drop")
+    times = [*range(0, 1001 * MS, 100 * MS), *range(5000 * MS, 6001 * MS, 100 * MS)]
+    frames = fuse(fusion, by_time(ramp(first, times), ramp("b" if first == "a" else "a", times)))
+    assert [frame.recorded_ns for frame in frames] == times
+    assert fusion.held == 0
+
+
 def test_flush_gives_what_waits():
     fusion = Fusion(["a", "b"], 10, 5.0)
     frames = fuse(fusion, by_time(ramp("a", range(0, 1001 * MS, 100 * MS)), ramp("b", range(0, 801 * MS, 100 * MS))), flush=True)
@@ -156,6 +165,7 @@ def test_a_clock_that_jumps_by_years_is_not_walked_through():
     later = [year + place * 10 * MS for place in range(5)]
     frames = fuse(fusion, by_time(ramp("a", [0, 10 * MS, *later]), ramp("b", [0, 10 * MS, *later])))
     assert [frame.recorded_ns for frame in frames] == [0, 10 * MS, *later]
+    np.testing.assert_array_equal(*stacked(frames).T)
     assert fusion.dropped == year // (10 * MS) - 2
 
 
