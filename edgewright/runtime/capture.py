@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,7 @@ from edgewright.runtime.frames import Array, Frame, Source
 
 __all__ = ["Link", "LiveSource", "Pace", "count", "decoded", "from_network", "opened", "plausible_rate", "without_password"]
 
-Capture = Any
-"""A cv2.VideoCapture; cv2 is imported only when a source is opened."""
+Capture = Any  # a cv2.VideoCapture; cv2 is imported only when a source is opened
 
 OPEN_S = 5.0
 """Seconds that a live source may take to open."""
@@ -46,7 +47,7 @@ def decoded(capture: Capture, into: Array | None = None, *, grabbed: bool = Fals
     there, image = (capture.retrieve if grabbed else capture.read)(*([into] if fits else []))
     if not there or image is None:
         return None
-    if image.ndim == 2 and image.dtype == np.uint8:
+    if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise SourceError(
@@ -84,10 +85,8 @@ def without_password(url: str) -> str:
     return re.sub(r"(?<=://)[^/?#]*@", "***@", url)
 
 
-def opened(name: str | int, backend: int, params: Sequence[int] = (), *, threads: int = 0, or_without: bool = False) -> Capture:
+def opened(name: str | int, backend: int, params: Sequence[int] = (), *, threads: int = 0) -> Capture:
     """An open VideoCapture: `params` are properties and values in turn, `threads` decode (0: as many as there are cores).
-
-    With `or_without` it is tried without both as well: an older OpenCV refuses what it does not know.
 
     Raises:
         SourceError: it cannot be opened.
@@ -97,8 +96,6 @@ def opened(name: str | int, backend: int, params: Sequence[int] = (), *, threads
     more = [cv2.CAP_PROP_N_THREADS, threads] if threads and hasattr(cv2, "CAP_PROP_N_THREADS") else []
     try:
         capture = cv2.VideoCapture(name, backend, [*params, *more])
-        if or_without and not capture.isOpened():
-            capture = cv2.VideoCapture(name, cv2.CAP_ANY)
     except cv2.error as error:
         raise SourceError(f"OpenCV says: {error}".strip()) from error
     if not capture.isOpened():
@@ -166,11 +163,7 @@ def _ffmpeg_options(options: str) -> Iterator[None]:
 
 
 class Pace:
-    """The clock of a recording that is played as a camera would have given it.
-
-    Args:
-        period_s: seconds from one frame to the next.
-    """
+    """The clock of a recording that is played as a camera would have given it, one frame each `period_s`."""
 
     def __init__(self, period_s: float) -> None:
         self._period_ns = period_s * 1e9
@@ -212,6 +205,19 @@ class Link:
     hint: str = ""
 
 
+_running: weakref.WeakSet[_Connection] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Before Python ends: a daemon thread that comes back from cv2 while it does aborts the whole process."""
+    until, running = time.monotonic() + _CLOSE_S, list(_running)
+    for connection in running:
+        connection.dropped = True
+    for connection in running:
+        connection.thread.join(max(0.0, until - time.monotonic()))
+
+
 class _Connection:
     """One connection: a daemon thread that opens it, decodes, and keeps the newest frame only.
 
@@ -230,14 +236,14 @@ class _Connection:
         self._changed = changed
         self.thread = threading.Thread(target=self._run, args=(link,), name=f"edgewright {link.name}", daemon=True)
         self.thread.start()
+        _running.add(self)
 
     def take(self, oldest_ns: int) -> tuple[Array, int] | None:
         """The newest frame and when it came; None if there is none, or it came before `oldest_ns`: nobody was here to take it."""
         newest, self._newest = self._newest, None
-        if newest and newest[1] < oldest_ns:
-            self.skipped += 1
-            return None
-        return newest
+        stale = newest is not None and newest[1] < oldest_ns
+        self.skipped += stale
+        return None if stale else newest
 
     def _run(self, link: Link) -> None:
         capture = None
@@ -305,11 +311,9 @@ class LiveSource(Source):
         self._connection = first = _Connection(link, self._changed)
         with self._changed:
             self._changed.wait_for(lambda: first.state != "opening", OPEN_S + 0.5)
-        if first.state == "opening":
+        if wrong := f"it did not answer within {OPEN_S:g} s" if first.state == "opening" else first.reason:
             first.dropped = True
-            raise SourceError(f"{link.name} did not answer within {OPEN_S:g} s", hint=link.hint)
-        if first.reason:
-            raise SourceError(f"{link.name} cannot be opened: {first.reason}", hint=link.hint)
+            raise SourceError(f"{link.name} cannot be opened: {wrong}", hint=link.hint)
         self.period_s = 1 / first.rate if first.rate else None
 
     @property
@@ -372,11 +376,7 @@ class LiveSource(Source):
         return f"is open but sent nothing for {self._link.silence_s:.1f} s"
 
     def _connect_again(self, broken: str) -> None:
-        """Tell what is wrong, once for each outage, wait longer each time, connect.
-
-        Raises:
-            SourceError: that was the last attempt.
-        """
+        """Tell what is wrong, once for each outage, wait longer each time, connect; an error if that was the last attempt."""
         link, old = self._link, self._connection
         old.dropped = True
         hopeless = link.ends and old.state == "over" and not self._index

@@ -24,7 +24,8 @@ _MOST_FRAMES = 1e9
 class FileSource(Source):
     """A video file's frames: uint8 (height, width, 3), BGR.
 
-    Where the video changes its size, frames have the shape that OpenCV gives: OpenCV 5 scales them to the first size.
+    Where the video changes its size, frames are as OpenCV gives them, and it does not say: OpenCV 5 scales to the first
+    size, 4.6 repeats the last image before the change.
 
     Args:
         path: the file.
@@ -92,7 +93,10 @@ class FileSource(Source):
         with needs("video"):
             import cv2
         try:
-            self._capture = opened(str(self._path), cv2.CAP_FFMPEG, threads=self._threads, or_without=True)
+            # Any other backend only where there is no FFmpeg: GStreamer hangs in a file that was cut off.
+            there = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
+            backend, threads = (cv2.CAP_FFMPEG, self._threads) if there else (cv2.CAP_ANY, 0)
+            self._capture = opened(str(self._path), backend, threads=threads)
             self._grabbed = bool(self._capture.grab())
         except SourceError as error:
             raise SourceError(f"{self._path} cannot be opened as a video: {error}", hint=self._hint()) from error
