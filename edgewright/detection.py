@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from edgewright.boxes import soften, suppress
 from edgewright.detection_heads import Candidates, read_head
 from edgewright.errors import ShapeError, UsageError
+from edgewright.preprocess import Preprocess
 
 __all__ = ["Boxes", "Detection"]
 
@@ -36,27 +37,6 @@ _FOREIGN = {
     "boxes": (*_ANCHORS, "box_scales", "box_exp", "background", "objectness", "transposed", "points", "multi_label"),
 }
 """Settings that a head has not."""
-
-
-class _Place(Protocol):
-    """`edgewright.preprocess.Placement`, by its shape."""
-
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def top(self) -> int: ...
-    @property
-    def left(self) -> int: ...
-
-
-class _Places(Protocol):
-    """What is used of `edgewright.preprocess.Preprocess`, which stands beside this module and not below it."""
-
-    @property
-    def size(self) -> tuple[int, int] | None: ...
-    def placement(self, height: int, width: int) -> _Place: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,7 +196,7 @@ class Detection:
         return cls(**values)
 
     def boxes(
-        self, outputs: Mapping[str, Array], input_size: tuple[int, int], raw_size: tuple[int, int], preprocess: _Places
+        self, outputs: Mapping[str, Array], input_size: tuple[int, int], raw_size: tuple[int, int], preprocess: Preprocess
     ) -> Boxes:
         """Boxes in a raw image.
 

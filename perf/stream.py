@@ -69,6 +69,7 @@ def clip_of(work: Path, name: str) -> Path:
 
 _MAKE_CLIP = """
 import sys, av
+from fractions import Fraction
 source, target, width, height, count = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 out = av.open(target + ".part.mp4", "w")
 stream = out.add_stream("libx264", rate=25)
@@ -78,7 +79,9 @@ while made < count:
     for frame in av.open(source).decode(video=0):
         if made == count:
             break
-        for packet in stream.encode(frame.reformat(width, height, "yuv420p")):
+        scaled = frame.reformat(width, height, "yuv420p")
+        scaled.pts, scaled.time_base = made, Fraction(1, 25)
+        for packet in stream.encode(scaled):
             out.mux(packet)
         made += 1
 for packet in stream.encode():
@@ -91,14 +94,15 @@ os.replace(target + ".part.mp4", target)
 
 def models_of(work: Path) -> dict[str, Path]:
     """MobileNetV2-1.0-224 in int8 for both engines, calibrated on frames of the 720p clip."""
-    files = {"litert": work / "mobilenet/mobilenet_int8.tflite", "openvino": work / "mobilenet/mobilenet_int8.xml"}
+    files = {"litert": work / "mobilenet_int8.tflite", "openvino": work / "mobilenet_int8.xml"}
     if all(file.is_file() for file in files.values()):
         return files
     subprocess.run([sys.executable, "-c", _MAKE_MODEL, str(work), str(clip_of(work, "720p"))], check=True)
-    convert = [sys.executable, "-m", "edgewright.cli", "convert", work / "mobilenet.keras", "-o", work / "mobilenet"]
+    convert = [sys.executable, "-m", "edgewright.cli", "convert", work / "mobilenet.keras", "-p", "int8"]
     declared = f"size={SIZE}x{SIZE},color=rgb,scale=1/127.5,offset=-1"
     samples = ["--samples", work / "frames.npz", "--preprocess", declared]
-    subprocess.run([*convert, "--to", "tflite,openvino", "-p", "int8", *samples], check=True)
+    subprocess.run([*convert, "-o", files["litert"], "--io", "int8", *samples], check=True)
+    subprocess.run([*convert, "-o", files["openvino"], "--to", "openvino", *samples], check=True)
     return files
 
 
