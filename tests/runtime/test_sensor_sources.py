@@ -162,8 +162,9 @@ def test_csv_is_not_loaded_whole(tmp_path: Path) -> None:
     file = tmp_path / "long.csv"
     file.write_text("1,2,3,4,5,6\n" * 5_000_000)
     code = (
-        "import sys, resource; from edgewright.runtime.sources import open_source; source = open_source(sys.argv[1]);"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; [source.read() for _ in range(20000)];"
+        "import sys, resource; from edgewright.runtime.sources import SOURCES, open_source; SOURCES.get('csv');"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "source = open_source(sys.argv[1]); [source.read() for _ in range(20000)];"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, timeout=60)
@@ -456,6 +457,7 @@ def test_mqtt_objects_have_named_columns(mqtt: Broker) -> None:
         source.tell = lambda text: None
         rows = [
             {"state": "on"},
+            {"t": 0, "ax": "on", "az": 1},
             {"t": 1700000000123456, "ax": 1, "ay": -2},
             {"ay": 4, "t": 2, "ax": 3},
             {"t": 3, "ax": 5},

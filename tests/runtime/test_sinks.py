@@ -178,6 +178,7 @@ def test_csv_has_the_columns_of_the_first_result(tmp_path: Path) -> None:
 
 # Standard output
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 WRITER = """
 import sys
 from edgewright.errors import SinkError
@@ -196,7 +197,9 @@ for line in sys.stdin:
 
 def test_stdout_flushes_each_line_and_notices_a_closed_pipe() -> None:
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", WRITER], stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER], stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, env=BUFFERED
+    ) as child:
         assert child.stdin and child.stdout and child.stderr
         child.stdin.write("4\n")
         assert json.loads(child.stdout.readline())["index"] == 4
@@ -215,7 +218,7 @@ def test_stdout_on_a_full_disk() -> None:
         pytest.skip("there is no /dev/full here")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", WRITER], input="1\n", stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-c", WRITER], input="1\n", stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED
         )
     assert (done.returncode, done.stderr) == (0, "standard output cannot be written: No space left on device\n")
 
@@ -413,6 +416,16 @@ def test_kafka_delivers(cluster: Cluster) -> None:
     assert consumed(cluster.port, 100) == [(b"imu", result(k).to_json()) for k in range(100)], "one key, so in order"
     with pytest.raises(SinkError, match="closed"):
         sink.write(result(100))
+
+
+def test_kafka_waits_for_a_broker_that_comes_back(cluster: Cluster) -> None:
+    sink = open_sink(f"kafka://127.0.0.1:{cluster.port}/results")
+    cluster.process.send_signal(signal.SIGSTOP)
+    for k in range(10):
+        sink.write(result(k))
+    threading.Timer(0.5, cluster.process.send_signal, [signal.SIGCONT]).start()
+    assert sink.close() == 0
+    assert [value["index"] for _, value in consumed(cluster.port, 10)] == list(range(10))
 
 
 def test_kafka_without_its_broker(cluster: Cluster) -> None:

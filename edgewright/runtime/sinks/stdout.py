@@ -19,7 +19,7 @@ class StdoutSink(Sink):
     """One line of JSON a result, handed to the system at once, so that a program behind a pipe sees it."""
 
     def __init__(self) -> None:
-        self._half, self._broken = False, False
+        self._half = False
 
     @classmethod
     def of(cls, address: Address) -> StdoutSink:
@@ -29,8 +29,6 @@ class StdoutSink(Sink):
 
     def write(self, result: Result) -> None:
         """Write one line."""
-        if self._broken:
-            raise SinkError("standard output is closed: nobody reads the pipe any more", hint=_HINT)
         line = json_line(result) + "\n"
         try:
             sys.stdout.flush()
@@ -46,8 +44,10 @@ class StdoutSink(Sink):
                 rest = rest[count:]
                 self._half = bool(rest)
         except BrokenPipeError as error:
-            self._broken = True
-            raise SinkError("standard output is closed: nobody reads the pipe any more", hint=_HINT) from error
+            raise SinkError(
+                "standard output is closed: nobody reads the pipe any more",
+                hint="keep the reading program running, or write to a file, for example out.jsonl",
+            ) from error
         except (OSError, ValueError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise SinkError(
@@ -57,9 +57,6 @@ class StdoutSink(Sink):
     def close(self) -> int:
         """Nothing waits, and standard output stays open."""
         return 0
-
-
-_HINT = "keep the reading program running, or write to a file, for example out.jsonl"
 
 
 def _descriptor() -> int | None:
