@@ -15,6 +15,7 @@ def plus_one_tflite(
     path: Path,
     *,
     batch: int | None = 1,
+    sample: tuple[int, ...] = (4,),
     signatures: tuple[str, ...] = ("serving_default",),
     tensors: tuple[str, str] = ("x", "y"),
 ) -> Path:
@@ -22,7 +23,8 @@ def plus_one_tflite(
 
     Args:
         path: where to write.
-        batch: first size of x and y, float32 (batch, 4); None leaves it free.
+        batch: first size of x and y, float32 (batch, *sample); None leaves it free.
+        sample: the other sizes.
         signatures: keys of the signatures, each naming the input "x" and the output "y".
         tensors: the tensors' own names, which engines without signatures go by.
     """
@@ -46,7 +48,7 @@ def plus_one_tflite(
     code.version = 1
     add.opcodeIndex, add.inputs, add.outputs = 0, [0, 1], [2]
     add.builtinOptionsType, add.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
-    graph.tensors = [tensor(tensors[0], [size, 4], 0), tensor("one", [1], 1), tensor(tensors[1], [size, 4], 0)]
+    graph.tensors = [tensor(tensors[0], [size, *sample], 0), tensor("one", [1], 1), tensor(tensors[1], [size, *sample], 0)]
     graph.inputs, graph.outputs, graph.operators = [0], [2], [add]
     empty, one = schema.BufferT(), schema.BufferT()
     one.data = np.frombuffer(np.ones(1, np.float32).tobytes(), np.uint8)

@@ -26,8 +26,8 @@ GOLDEN = {
         check_route convert declare described inspect lower make_writer silent""",
     "edgewright.demo": "FILES RECIPES run_demo",
     "edgewright.errors": """ArtifactError BudgetError ConversionError EXTRAS EdgewrightError EngineError MissingPackageError
-        ModelError PluginError SamplesError ShapeError UnsupportedError UntrustedCodeError UsageError VerificationError
-        WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
+        ModelError PluginError SamplesError ShapeError SinkError SourceError UnsupportedError UntrustedCodeError UsageError
+        VerificationError WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
     "edgewright.estimates": "Estimate estimate",
     "edgewright.evaluation": "Judging broken_budgets evaluate judge require_budget",
     "edgewright.options": """EngineName Invocation Json Limit Memory PreprocessOption SamplesOption Seed Stride Timeout
@@ -41,7 +41,8 @@ GOLDEN = {
     "edgewright.registry": "Kind",
     "edgewright.report": """CompressReport FileReport Flip Flips GroupChange Histogram Metric Promise Receipt Report
         TensorReceipt find_metric report_schema""",
-    "edgewright.runtime": "ENGINES Execution Session open_session",
+    "edgewright.runtime": """ENGINES Execution Flow Frame Result SINKS SOURCES Session Sink Source Stream Windowing open_session
+        open_sink open_source stream""",
     "edgewright.samples": "Samples SamplesSpec describe_samples is_function open_samples",
     "edgewright.step": "Claim Step StepContext checked",
     "edgewright.summary": "Findings Side save_report summarise",

@@ -18,6 +18,7 @@ _BY_SUFFIX = {
     **{".csv": "csv", ".jsonl": "jsonl"},
 }
 _PLUGIN = {"https": "http", "rtsps": "rtsp"}
+_FILES = ("file", "images", "csv", "jsonl", "video")
 _WHOLE = ("rtsp", "http")
 """Schemes whose address is a URL as a whole: its query is the server's, ours stands behind '#'."""
 
@@ -30,13 +31,23 @@ class Address:
         scheme: the plug-in's name.
         target: what it opens: a path, a port, a URL.
         settings: what was written behind "?", or behind "#" for rtsp and http.
-        text: as it was written, for messages.
+        text: as it was written but for passwords, for messages.
     """
 
     scheme: str
     target: str
     settings: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and messages: a file's own name, a URL without user, password and settings."""
+        if "//" in self.target:
+            scheme, _, rest = self.text.partition("//")
+            return f"{scheme}//{rest.partition('#')[0].partition('?')[0].rpartition('@')[2]}"
+        if self.scheme in _FILES:
+            return Path(self.target).name or self.text
+        return f"{self.scheme}:{self.target}" if self.text != "-" else self.scheme
 
     def options(self, **known: Callable[[str], Any]) -> dict[str, Any]:
         """The settings that were given, converted.
@@ -91,6 +102,7 @@ def parse_address(text: str) -> Address:
     Raises:
         UsageError: it has no scheme and nothing tells what it is.
     """
+    secret = re.sub(r"((?:^|[?&#])password=)[^&#]*", r"\1***", re.sub(r"//[^/@]*@", "//***@", text))
     if text == "-":
         return Address("stdin", "-", {}, text)
     if found := re.fullmatch(r"([a-z][a-z0-9_]+):(.*)", text, re.DOTALL):
@@ -99,12 +111,12 @@ def parse_address(text: str) -> Address:
             target, _, settings = text.partition("#")
         else:
             target, _, settings = rest.partition("?") if scheme != "gstreamer" else (rest, "", "")
-        return Address(scheme, target, _settings(settings, text), text)
+        return Address(scheme, target, _settings(settings, secret), secret)
     path, _, settings = text.partition("?")
     scheme = "images" if Path(path).is_dir() else _BY_SUFFIX.get(Path(path).suffix.lower(), "")
     if not scheme:
         raise UsageError(f"'{text}' does not say what it is", hint="write a scheme before it, for example file:, csv: or camera:")
-    return Address(scheme, path, _settings(settings, text), text)
+    return Address(scheme, path, _settings(settings, secret), secret)
 
 
 def _settings(text: str, whole: str) -> dict[str, str]:
@@ -113,4 +125,4 @@ def _settings(text: str, whole: str) -> dict[str, str]:
     try:
         return dict(parse_qsl(text, keep_blank_values=True, strict_parsing=True))
     except ValueError as error:
-        raise UsageError(f"'{whole}': the settings '{text}' are not written as name=value&name=value") from error
+        raise UsageError(f"the settings of '{whole}' are not written as name=value&name=value") from error

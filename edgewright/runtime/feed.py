@@ -20,6 +20,7 @@ __all__ = ["Feed"]
 
 _FROZEN_S = 2.0
 _SPARE = 16
+_BALANCED_AFTER = 24
 
 
 class Feed:
@@ -78,6 +79,7 @@ class Feed:
                 for item in self._items(frame):
                     self._enter(buffer, item)
                 self._count_skipped()
+                self._balance(frame.index)
                 start = time.monotonic_ns()
             if self._windower is not None:
                 for window in self._windower.flush():
@@ -105,7 +107,17 @@ class Feed:
 
     def to_json(self) -> dict[str, Any]:
         """The account."""
-        return {"live": self.source.live, **self.lane.to_json()}
+        threads = getattr(self.source, "decode_threads", None)
+        return {"live": self.source.live, **({"decode_threads": threads} if threads else {}), **self.lane.to_json()}
+
+    def _balance(self, index: int) -> None:
+        """Once: have a file decoded on two threads if its frames take longer than the model."""
+        if index != _BALANCED_AFTER or not self._early or not getattr(self.source, "adapts", False):
+            return
+        stages = self.lane.stages
+        capture, prepare, infer = (stages[name].percentile(0.5) or 0.0 for name in ("capture", "prepare", "infer"))
+        if stages["infer"].count >= _BALANCED_AFTER // 2 and capture + prepare > 1.15 * infer:
+            self.source.decode_on(2)  # type: ignore[attr-defined]
 
     def _enter(self, buffer: Buffer, item: Item) -> None:
         self.lane.captured += 1

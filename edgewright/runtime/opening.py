@@ -11,6 +11,7 @@ from edgewright.artifact import Artifact, ModelMeta
 from edgewright.detection import Detection
 from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
+from edgewright.runtime.address import parse_address
 from edgewright.runtime.answers import Meaning
 from edgewright.runtime.decisions import Smoothing
 from edgewright.runtime.frames import Sink, Source
@@ -76,7 +77,7 @@ def stream(
         for one in [sources] if isinstance(sources, (str, Source)) else sources:
             source = open_source(one) if isinstance(one, str) else one
             opened.append(source)
-            given.append((one if isinstance(one, str) else type(source).__name__, source))
+            given.append((parse_address(one).label if isinstance(one, str) else type(source).__name__, source))
         if not given:
             raise UsageError("there is no source", hint="name one, for example camera:0 or file:clip.mp4")
         for _, source in given:
@@ -85,7 +86,7 @@ def stream(
         for out in sinks:
             sink = open_sink(out) if isinstance(out, str) else out
             opened.append(sink)
-            outs.append((out if isinstance(out, str) else type(sink).__name__, sink))
+            outs.append((_sink_name(out) if isinstance(out, str) else type(sink).__name__, sink))
         return Stream(
             session,
             _distinct(given),
@@ -225,6 +226,10 @@ def _fits(source: Source, preprocess: Preprocess | None, window: Windowing | Non
             f"{session.path.name} takes windows ({spec}), the source gives single samples",
             hint=f"declare them: --window length={spec.shape[1]},stride={max(1, (spec.shape[1] or 2) // 2)}",
         )
+
+
+def _sink_name(address: str) -> str:
+    return "stdout" if address == "-" else parse_address(address).label
 
 
 def _distinct(named: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -112,8 +112,9 @@ def print_account(account: Mapping[str, Any], file: TextIO) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("source", "captured", "done", "late", "failed", "dropped", "same picture", "age p50", "p90", "p99 ms"):
-        table.add_column(name, justify="left" if name == "source" else "right")
+    for name in ("source", "captured", "done", "late", "failed", "dropped", "alike", "age p50", "p90", "p99"):
+        first = name == "source"
+        table.add_column(name, justify="left" if first else "right", no_wrap=True, min_width=16 if first else None)
     for name, lane in account["sources"].items():
         age = lane["age"]
         table.add_row(
@@ -125,8 +126,8 @@ def print_account(account: Mapping[str, Any], file: TextIO) -> None:
         )
     console.print(table)
     stages = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "p50", "p90", "p99", "max ms"):
-        stages.add_column(name, justify="left" if name == "stage" else "right")
+    for name in ("stage, ms", "p50", "p90", "p99", "max"):
+        stages.add_column(name, justify="left" if name == "stage, ms" else "right")
     several = len(account["sources"]) > 1
     for source, lane in account["sources"].items():
         for name, spent in lane["stages"].items():

@@ -2,12 +2,15 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_engines import _edit_tflite, _make_counter
 
+from edgewright import testing
 from edgewright.artifact import TensorSpec
 from edgewright.errors import EdgewrightError, SinkError, SourceError, UsageError
 from edgewright.preprocess import Preprocess, encode
@@ -238,6 +241,63 @@ def test_windows_are_those_of_numpy(models):
     wanted = np.lib.stride_tricks.sliding_window_view(data[:, 0], 4)[::2]
     np.testing.assert_array_equal(found, wanted + 1)
     assert only(running.summary())["samples"]["samples"] == 50
+
+
+def test_a_stateful_model_keeps_its_state_and_starts_anew_after_a_gap(tmp_path):
+    model = _edit_tflite(testing.plus_one_tflite(tmp_path / "counter.tflite"), _make_counter)
+    source = Rows(np.ones((24, 1), np.float32))
+    times = [place * 10_000_000 + (10**9 if place >= 12 else 0) for place in range(24)]
+    read = source.read
+    source.read = lambda into=None: None if (frame := read(into)) is None else replace(frame, recorded_ns=times[frame.index])
+    found = [one.outputs["y"][0] for one in stream(model, source, window=Windowing(length=4, stride=4))]
+    assert found == [1, 2, 3, 1, 2, 3]
+
+
+def test_pictures_may_change_their_size_and_frozen_ones_are_told_of(tmp_path):
+    model = testing.plus_one_tflite(tmp_path / "m.tflite", sample=(4, 4, 3))
+
+    class Pictures(Rows):
+        kind = "image"
+
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (8, 8, 3), np.uint8) for _ in range(5)]
+    pictures += [rng.integers(0, 256, (12, 6, 3), np.uint8) for _ in range(5)]
+    pictures += [pictures[-1]] * 60
+    declared = Preprocess(size=(4, 4), color="rgb")
+    running = stream(model, Pictures(pictures, live=True), preprocess=declared, flow=Flow(policy="wait"))
+    found = list(running)
+    for one, picture in zip(found, pictures, strict=True):
+        np.testing.assert_array_equal(one.outputs["y"], declared.apply(picture) + 1)
+    assert only(running.summary())["duplicates"] == 60
+    assert any("may have frozen" in event for event in running.events)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("policy", ["oldest", "wait"])
+def test_arrays_that_are_used_again_are_never_seen_half_new(tmp_path, policy, keep):
+    """Every result is that of its own picture, although pictures are read into arrays of earlier ones."""
+    model = testing.plus_one_tflite(tmp_path / "m.tflite", sample=(4, 4, 3))
+
+    class Pictures(Rows):
+        kind = "image"
+
+        def read(self, into=None):
+            frame = super().read()
+            if frame is None or into is None or into.shape != frame.data.shape:
+                return frame
+            into[:] = frame.data
+            return replace(frame, data=into)
+
+    rng = np.random.default_rng(1)
+    pictures = [np.full((4, 4, 3), rng.integers(0, 256), np.uint8) + np.arange(3, dtype=np.uint8) for _ in range(300)]
+    declared = Preprocess(size=(4, 4), color="bgr")
+    source = Pictures(pictures, live=policy == "oldest", rate=2000 if policy == "oldest" else None)
+    for one in stream(model, source, preprocess=declared, keep_images=keep, flow=Flow(workers=2, buffer=3)):
+        np.testing.assert_array_equal(one.outputs["y"], declared.apply(pictures[one.index]) + 1)
+        if keep:
+            np.testing.assert_array_equal(one.image, pictures[one.index])
+        if policy == "oldest":
+            time.sleep(0.001)
 
 
 def test_what_a_model_cannot_be_given_is_refused_before_anything_runs(models, tmp_path):

@@ -612,3 +612,17 @@ def test_a_program_that_forgets_to_close_ends_well(mjpeg):
         [sys.executable, "-c", code, f"http://{mjpeg.host}/video"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr
+
+
+def test_decoding_on_more_threads_goes_on_where_it_was(tmp_path):
+    path = clip(tmp_path / "clip.mp4", frames=40)
+    with open_source(f"file:{path}") as source:
+        wanted = [frame.data.copy() for frame in source]
+    with open_source(f"file:{path}") as source:
+        found = []
+        while (frame := source.read()) is not None:
+            found.append(frame)
+            if frame.index == 14:
+                source.decode_on(2)
+    assert [frame.index for frame in found] == list(range(40)) and source.decode_threads == 2
+    np.testing.assert_array_equal([frame.data for frame in found], wanted)

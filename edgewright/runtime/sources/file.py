@@ -29,7 +29,8 @@ class FileSource(Source):
 
     Args:
         path: the file.
-        threads: that decode; 0 leaves the number to OpenCV, which takes all cores.
+        threads: that decode; 0 leaves the number to OpenCV, which takes all cores; None begins with one, and the stream asks for
+            more (`decode_on`) where decoding is what it waits for.
         loop: begin again at the end; `recorded_ns` goes on rising.
         realtime: give frames at the file's own rate, and skip those that were due while nobody asked, as a camera does.
 
@@ -39,10 +40,11 @@ class FileSource(Source):
 
     kind: ClassVar[Literal["image", "sensor"]] = "image"
 
-    def __init__(self, path: Path, *, threads: int = 1, loop: bool = False, realtime: bool = False) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, loop: bool = False, realtime: bool = False) -> None:
         if not path.is_file():
             raise SourceError(f"there is no video file {path}", hint="see whether the path is right, seen from this folder")
-        self._path, self._threads, self._loop, self.live = path, threads, loop, realtime
+        self._path, self._loop, self.live = path, loop, realtime
+        self.decode_threads, self.adapts = 1 if threads is None else threads, threads is None
         self._busy, self._closed = threading.Lock(), threading.Event()
         self.skipped = 0
         self._index = self._lap_place = self._place = 0
@@ -82,6 +84,21 @@ class FileSource(Source):
                     return None
         return None
 
+    def decode_on(self, threads: int) -> None:
+        """Go on with another number of decoding threads; the next frame is the one that would have come.
+
+        Raises:
+            SourceError: the file cannot be opened once more.
+        """
+        with self._busy:
+            if self._closed.is_set():
+                return
+            self.decode_threads = threads
+            self._capture.release()
+            self._open()
+            for _ in range(self._lap_place):
+                self._grabbed = bool(self._capture.grab())
+
     def close(self) -> None:
         """See `Source.close`."""
         self._closed.set()
@@ -95,7 +112,7 @@ class FileSource(Source):
         try:
             # Any other backend only where there is no FFmpeg: GStreamer hangs in a file that was cut off.
             there = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
-            backend, threads = (cv2.CAP_FFMPEG, self._threads) if there else (cv2.CAP_ANY, 0)
+            backend, threads = (cv2.CAP_FFMPEG, self.decode_threads) if there else (cv2.CAP_ANY, 0)
             self._capture = opened(str(self._path), backend, threads=threads)
             self._grabbed = bool(self._capture.grab())
         except SourceError as error:
