@@ -154,7 +154,7 @@ def served(
                 until(lambda: settled() and not any(lane.waiting for lane in running.lanes))
             yield page
         finally:
-            running.close()
+            running.stop_after(0)  # whoever iterates closes the stream
             thread.join(10)
             assert not thread.is_alive()
 
