@@ -102,9 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--out", "-o", action="append", default=[], help=f"address of a sink; kinds: {', '.join(SINKS.names())}")
     running.add_argument("--policy", choices=POLICIES, help="when the buffer is full")
-    for name in ("deadline", "preprocess", "window", "smoothing", "detection", "task", "labels", "duration"):
+    for name in ("deadline", "preprocess", "window", "smoothing", "detection", "task", "labels", "fuse", "duration"):
         running.add_argument(f"--{name}", help="see edgewright run --help")
-    for name, kind in (("buffer", int), ("workers", int), ("rate", float), ("threshold", float), ("learn", int)):
+    for name, kind in (
+        ("buffer", int),
+        ("workers", int),
+        ("rate", float),
+        ("downscale", int),
+        ("threshold", float),
+        ("learn", int),
+    ):
         running.add_argument(
             f"--{name}", type=kind, default={"workers": 1, "learn": 0}.get(name), help="see edgewright run --help"
         )

@@ -100,13 +100,12 @@ class Lane:
     def to_json(self) -> dict[str, Any]:
         """Plain form for JSON."""
         with self.lock:
+            ended: dict[str, Any] = {"done": self.done, "late": self.late, "failed": self.failed, "dropped": dict(self.dropped)}
+            captured = self.captured  # last: what has ended was captured before
             return {
-                "captured": self.captured,
-                "done": self.done,
-                "late": self.late,
-                "failed": self.failed,
-                "dropped": dict(self.dropped),
-                "waiting": self.waiting,
+                "captured": captured,
+                **ended,
+                "waiting": captured - ended["done"] - ended["late"] - ended["failed"] - sum(ended["dropped"].values()),
                 "duplicates": self.duplicates,
                 **({"errors": dict(self.errors.most_common())} if self.errors else {}),
                 **({"samples": dict(self.samples)} if self.samples else {}),
@@ -127,6 +126,7 @@ class Resources:
         self._page = _page_size()
         self._every, self._count = 1, 0
         self.readings: list[tuple[float, int]] = []
+        self.rss_bytes: int | None = None
         self.peak_rss_bytes = 0
         self.temperature_c: float | None = None
         self.peak_temperature_c: float | None = None
@@ -138,6 +138,7 @@ class Resources:
         if heat is not None:
             self.temperature_c = heat
             self.peak_temperature_c = max(heat, self.peak_temperature_c or heat)
+        self.rss_bytes = rss
         if rss is None:
             return
         self.peak_rss_bytes = max(self.peak_rss_bytes, rss)
@@ -161,7 +162,7 @@ class Resources:
         """Plain form for JSON; what is not known is None."""
         slope = self.slope_bytes_per_minute()
         return {
-            "rss_bytes": self.readings[-1][1] if self.readings else None,
+            "rss_bytes": self.rss_bytes,
             "peak_rss_bytes": self.peak_rss_bytes or None,
             "rss_slope_bytes_per_minute": None if slope is None else round(slope),
             "temperature_c": self.temperature_c,

@@ -15,10 +15,10 @@ __all__ = ["Address", "flag", "parse_address", "positive"]
 
 _BY_SUFFIX = {
     **dict.fromkeys((".mp4", ".mkv", ".avi", ".mov", ".ts", ".webm", ".m4v", ".mpg"), "file"),
-    **{".csv": "csv", ".jsonl": "jsonl"},
+    **{".csv": "csv", ".jsonl": "jsonl", ".svg": "timeline"},
 }
 _PLUGIN = {"https": "http", "rtsps": "rtsp"}
-_FILES = ("file", "images", "csv", "jsonl", "video")
+_FILES = ("file", "images", "csv", "jsonl", "video", "timeline")
 _WHOLE = ("rtsp", "http")
 """Schemes whose address is a URL as a whole: its query is the server's, ours stands behind '#'."""
 

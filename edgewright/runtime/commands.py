@@ -47,6 +47,8 @@ def run(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that infer; results keep their order.")] = 1,
     deadline: Annotated[str | None, typer.Option("--deadline", help="Older results are flagged as late: 100ms.")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="Frames per second that are taken at most.")] = None,
+    downscale: Annotated[int | None, typer.Option("--downscale", min=1, help="Longest side of images in pixels.")] = None,
+    fuse: Annotated[str | None, typer.Option("--fuse", help="Sensors side by side, by time: rate=50,skew=0.2.")] = None,
     preprocess: Annotated[
         str | None, typer.Option("--preprocess", help="Of raw samples, if the artifact does not say: size=224x224,color=rgb,...")
     ] = None,
@@ -89,6 +91,8 @@ def run(
         workers=workers,
         deadline=deadline,
         rate=rate,
+        downscale=downscale,
+        fuse=fuse,
         preprocess=preprocess,
         window=window,
         smoothing=smoothing,

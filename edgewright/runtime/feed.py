@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Feed:
         early: prepare frames before they wait: for sources that wait for room, which loses none of this work.
         keep_images: items carry their images, so that each frame has an array of its own.
         rate_hz: frames per second that are taken at most.
+        downscale: longest side of an image in pixels.
         tell: told of a frozen camera.
     """
 
@@ -51,6 +53,7 @@ class Feed:
         early: bool,
         keep_images: bool,
         rate_hz: float | None,
+        downscale: int | None,
         tell: Tell,
     ) -> None:
         self.number, self.source, self.lane = number, source, Lane(name)
@@ -59,6 +62,7 @@ class Feed:
         self.over = False
         self._windower = Windower(window) if window is not None and source.kind == "sensor" else None
         self._early, self._keep_images, self._tell = early, keep_images, tell
+        self._downscale = downscale
         self._period_ns = None if rate_hz is None else int(1e9 / rate_hz)
         self._due_ns: int | None = None
         self._spare: list[Array] = []
@@ -137,25 +141,37 @@ class Feed:
         item = Item(self.number, frame)
         if self.source.kind == "image":
             self._compare(frame)
-            item.image = frame.data if self._keep_images else None
+            item.frame = self._smaller(frame)
+            item.image = item.frame.data if self._keep_images else None
         if self._early:
             self.make_ready(item)
-        self._next_raw(item)
+        self._next_raw(frame.data, item)
         return [item]
 
-    def _next_raw(self, item: Item) -> None:
+    def _next_raw(self, data: Array, item: Item) -> None:
         """Choose what the next frame is read into: the same array again unless this frame takes it along."""
-        data = item.frame.data
-        if self.source.kind != "image" or self._keep_images:
+        copied = item.frame.data is not data
+        if self.source.kind != "image" or (self._keep_images and not copied):
             return
-        item.ours = data is self._raw and not self._early
-        if self._early:
+        item.ours = data is self._raw and not self._early and not copied
+        if self._early or copied:
             fits = self._raw is not None and self._raw.shape == data.shape
             self._raw = self._raw if fits else np.empty_like(data)
             return
         if item.ours or self._raw is None or self._raw.shape != data.shape:
             self._spare = [array for array in self._spare if array.shape == data.shape]
             self._raw = self._spare.pop() if self._spare else np.empty_like(data)
+
+    def _smaller(self, frame: Frame) -> Frame:
+        """The frame with its image no larger than was asked for."""
+        height, width = frame.data.shape[:2]
+        longest = max(height, width)
+        if self._downscale is None or longest <= self._downscale:
+            return frame
+        import cv2
+
+        size = (max(1, round(width * self._downscale / longest)), max(1, round(height * self._downscale / longest)))
+        return replace(frame, data=cv2.resize(frame.data, size, interpolation=cv2.INTER_AREA))
 
     def _windowed(self, window: Any) -> Item:
         item = Item(self.number, Frame(window.data, window.index, window.captured_ns, window.recorded_ns))

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from edgewright.errors import ShapeError, SourceError, UsageError
+from edgewright.errors import SourceError, UsageError
+from edgewright.runtime.declared import is_number
 from edgewright.runtime.frames import Array, Frame
+from edgewright.runtime.windows import between, values_of
 
 __all__ = ["Fusion"]
 
 _SECOND = 1_000_000_000
 _LATE_IN_A_ROW = 64
 """As many late samples of one source in a row mean that its clock was set back, or jumped ahead for one sample."""
-
-T = TypeVar("T")
 
 
 class _Track:
@@ -242,83 +241,3 @@ class Fusion:
 
 
 # --- samples and declarations, shared with windows and decisions ------------------------------------------------------
-
-
-def values_of(frame: Frame, channels: int | None = None, source: str = "") -> Array:
-    """A sample's values, copied: float32 (channels,); values that float32 cannot hold become infinite.
-
-    Raises:
-        ShapeError: it is no row of numbers, or has another number of channels than is expected.
-    """
-    data = np.asarray(frame.data)
-    whose = f"sample {frame.index}" + (f" of '{source}'" if source else "")
-    if data.ndim != 1 or not data.size or data.dtype.kind not in "fiub":
-        raise ShapeError(
-            f"{whose} has shape {data.shape} and dtype {data.dtype}, expected are numbers of shape (channels,)",
-            hint="windows are cut from sensors' samples, not from images",
-        )
-    if channels is not None and len(data) != channels:
-        raise ShapeError(
-            f"{whose} has {len(data)} channels, {channels} are expected",
-            hint="choose the source's columns, or take a model of as many channels",
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.array(data, np.float32)
-
-
-def between(first: Array, second: Array, share: float) -> Array:
-    """Linear interpolation in float64, exact at both ends: first * (1 - share) + second * share, float32 (channels,)."""
-    with np.errstate(invalid="ignore"):
-        return (first.astype(np.float64) * (1.0 - share) + second.astype(np.float64) * share).astype(np.float32)
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite int or float, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def read_number(text: str, what: str, kind: type[int] | type[float]) -> int | float:
-    """A number from text.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise UsageError(f"{what} is '{text}', it must be a {'whole ' if kind is int else ''}number") from error
-
-
-def read_settings(text: str, what: str, known: Iterable[str]) -> dict[str, str]:
-    """Settings of `key=value,key=value`.
-
-    Raises:
-        UsageError: a key is unknown or given twice; the message names the known ones.
-    """
-    given: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in known or not equals:
-            raise UsageError(f"{what} has no setting '{part}'", hint=f"write key=value, known: {', '.join(known)}")
-        if key in given:
-            raise UsageError(f"{what} sets {key} twice: '{given[key]}' and '{value}'")
-        given[key] = value
-    return given
-
-
-def from_fields(cls: type[T], what: str, data: Mapping[str, Any]) -> T:
-    """A declaration from the plain form of its fields.
-
-    Raises:
-        UsageError: a field is unknown, missing, or has an impossible value.
-    """
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    if unknown := sorted(set(data) - set(known)):
-        raise UsageError(
-            f"{what} has unknown settings: {', '.join(unknown)}",
-            hint=f"known: {', '.join(known)}; a newer Edgewright may have written them",
-        )
-    try:
-        return cls(**data)
-    except TypeError as error:
-        raise UsageError(f"{what} lacks a setting or has one of a wrong kind: {error}") from error

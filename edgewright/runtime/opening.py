@@ -15,6 +15,7 @@ from edgewright.runtime.address import parse_address
 from edgewright.runtime.answers import Meaning
 from edgewright.runtime.decisions import Smoothing
 from edgewright.runtime.frames import Sink, Source
+from edgewright.runtime.fused import FusedSource
 from edgewright.runtime.session import Session, open_session
 from edgewright.runtime.sinks import open_sink
 from edgewright.runtime.sources import open_source
@@ -35,6 +36,7 @@ def stream(
     flow: Flow | None = None,
     preprocess: Preprocess | None = None,
     window: Windowing | None = None,
+    fuse: str | None = None,
     keep_images: bool = False,
     **meaning: Any,
 ) -> Stream:
@@ -52,6 +54,7 @@ def stream(
         flow: policies, deadline, workers.
         preprocess: of raw samples.
         window: how sensor samples become windows.
+        fuse: see `FusedSource.parse`: the sources are sensors whose values stand side by side; None: they take turns.
         keep_images: results carry their images.
         **meaning: fields of `Meaning`, by name.
 
@@ -80,6 +83,10 @@ def stream(
             given.append((parse_address(one).label if isinstance(one, str) else type(source).__name__, source))
         if not given:
             raise UsageError("there is no source", hint="name one, for example camera:0 or file:clip.mp4")
+        if fuse is not None:
+            fused = FusedSource.parse(_distinct(given), fuse)
+            opened.append(fused)
+            given = [(" + ".join(name for name, _ in given), fused)]
         for _, source in given:
             _fits(source, preprocess, window, session)
         outs: list[tuple[str, Sink]] = []
@@ -116,6 +123,8 @@ def stream_of_texts(
     workers: int = 1,
     deadline: str | None = None,
     rate: float | None = None,
+    downscale: int | None = None,
+    fuse: str | None = None,
     preprocess: str | None = None,
     window: str | None = None,
     smoothing: str | None = None,
@@ -141,6 +150,8 @@ def stream_of_texts(
         workers: see `Flow`.
         deadline: for example 100ms or 0.5s.
         rate: see `Flow.rate_hz`.
+        downscale: see `Flow`.
+        fuse: see `stream`.
         preprocess: see `Preprocess.parse`.
         window: see `Windowing.parse`.
         smoothing: see `Smoothing.parse`.
@@ -155,7 +166,7 @@ def stream_of_texts(
     Raises:
         EdgewrightError: a text does not say what it should, or what `stream` raises.
     """
-    flow = Flow(policy, buffer, workers, None if deadline is None else 1000 * duration_s(deadline), rate)
+    flow = Flow(policy, buffer, workers, None if deadline is None else 1000 * duration_s(deadline), rate, downscale)
     return stream(
         model,
         list(sources),
@@ -166,6 +177,7 @@ def stream_of_texts(
         flow=flow,
         preprocess=Preprocess.parse(preprocess) if preprocess else None,
         window=Windowing.parse(window) if window else None,
+        fuse=fuse,
         keep_images=keep_images,
         smoothing=Smoothing.parse(smoothing) if smoothing else None,
         detection=Detection.parse(detection) if detection else None,

@@ -40,6 +40,7 @@ class Flow:
         workers: threads that infer, each with a session of its own; results keep their order. Models with state need 1.
         deadline_ms: a result that is older counts as late; None: none is.
         rate_hz: frames per second that are taken at most; None takes all.
+        downscale: longest side of an image in pixels: larger ones are made smaller first, also for sinks; None: as they come.
 
     Raises:
         UsageError: a value is none that it can have.
@@ -50,9 +51,10 @@ class Flow:
     workers: int = 1
     deadline_ms: float | None = None
     rate_hz: float | None = None
+    downscale: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("buffer", "workers", "deadline_ms", "rate_hz"):
+        for name in ("buffer", "workers", "deadline_ms", "rate_hz", "downscale"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name.removesuffix('_ms').removesuffix('_hz')} is {value}, it must be above 0")
@@ -99,6 +101,7 @@ class Stream:
                 early=policy == "wait",
                 keep_images=images,
                 rate_hz=flow.rate_hz,
+                downscale=flow.downscale,
                 tell=self._tell,
             )
             for number, ((name, source), policy) in enumerate(zip(sources, policies, strict=True))
@@ -165,6 +168,8 @@ class Stream:
             while any(thread.is_alive() for thread in self._threads) and time.monotonic() < end:
                 self._drain()
                 time.sleep(0.002)
+            self._drain()
+            self._results.put_nowait(None)  # whoever else iterates must not wait for a result that was drained
             for outlet in self.outlets:
                 outlet.close()
             self.resources.sample()

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgewright.errors import SourceError, UsageError
+from edgewright.errors import ShapeError, SourceError, UsageError
+from edgewright.runtime.declared import from_fields, is_number, read_number, read_settings
 from edgewright.runtime.frames import Array, Frame
-from edgewright.runtime.fusion import between, from_fields, is_number, read_number, read_settings, values_of
 
 __all__ = ["Window", "Windower", "Windowing"]
 
@@ -382,3 +382,31 @@ class Windower:
             data = buffer[self._at - length : self._at].copy()
             self.windows += 1
             windows.append(Window(data, sample.index, sample.captured_ns, time if self._own else None, self._times[0]))
+
+
+def values_of(frame: Frame, channels: int | None = None, source: str = "") -> Array:
+    """A sample's values, copied: float32 (channels,); values that float32 cannot hold become infinite.
+
+    Raises:
+        ShapeError: it is no row of numbers, or has another number of channels than is expected.
+    """
+    data = np.asarray(frame.data)
+    whose = f"sample {frame.index}" + (f" of '{source}'" if source else "")
+    if data.ndim != 1 or not data.size or data.dtype.kind not in "fiub":
+        raise ShapeError(
+            f"{whose} has shape {data.shape} and dtype {data.dtype}, expected are numbers of shape (channels,)",
+            hint="windows are cut from sensors' samples, not from images",
+        )
+    if channels is not None and len(data) != channels:
+        raise ShapeError(
+            f"{whose} has {len(data)} channels, {channels} are expected",
+            hint="choose the source's columns, or take a model of as many channels",
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(data, np.float32)
+
+
+def between(first: Array, second: Array, share: float) -> Array:
+    """Linear interpolation in float64, exact at both ends: first * (1 - share) + second * share, float32 (channels,)."""
+    with np.errstate(invalid="ignore"):
+        return (first.astype(np.float64) * (1.0 - share) + second.astype(np.float64) * share).astype(np.float32)
