@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=kind, default={"workers": 1, "learn": 0}.get(name), help="see edgewright run --help"
         )
     running.add_argument("--track", action="store_true", help="number boxes over frames")
+    running.add_argument("--declare", action="store_true", help="keep what is said of the model in its artifact.json")
     for verb in (testing, running):
         verb.add_argument("--engine", help=f"one of {', '.join(ENGINES.names())}; default: by the file's format")
         verb.add_argument("--threads", type=int, default=1, help="threads of one call (default 1)")

@@ -64,6 +64,7 @@ def run(
     threshold: Annotated[float | None, typer.Option("--threshold", help="Of a score, or of anomalies.")] = None,
     learn: Annotated[int, typer.Option("--learn", help="Learn the anomaly threshold from the first N normal windows.")] = 0,
     track: Annotated[bool, typer.Option("--track", help="Number boxes over frames.")] = False,
+    declare: Annotated[bool, typer.Option("--declare", help="Keep what is said of the model in its artifact.json.")] = False,
     duration: Annotated[str | None, typer.Option("--duration", help="Stop after this time: 10s, 5min.")] = None,
     count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after this many results.")] = None,
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the account as JSON to this file at the end.")] = None,
@@ -103,6 +104,7 @@ def run(
         learn=learn,
         track=track,
         keep_images=dashboard is not None,
+        declare=declare,
     )
     ending: BaseException | None = None
     with running:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import Artifact, ModelMeta
+from edgewright.artifact import Artifact, ModelMeta, looks_like
 from edgewright.detection import Detection
 from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
@@ -135,6 +135,7 @@ def stream_of_texts(
     learn: int = 0,
     track: bool = False,
     keep_images: bool = False,
+    declare: bool = False,
 ) -> Stream:
     """As `stream`, with everything as a command line has it.
 
@@ -162,12 +163,15 @@ def stream_of_texts(
         learn: see `Meaning`.
         track: see `Meaning`.
         keep_images: see `stream`.
+        declare: keep what is said of the model in its artifact.json, so that it need not be said again.
 
     Raises:
         EdgewrightError: a text does not say what it should, or what `stream` raises.
     """
     flow = Flow(policy, buffer, workers, None if deadline is None else 1000 * duration_s(deadline), rate, downscale)
-    return stream(
+    declared = Preprocess.parse(preprocess) if preprocess else None
+    windows = Windowing.parse(window) if window else None
+    running = stream(
         model,
         list(sources),
         sinks=list(out),
@@ -175,8 +179,8 @@ def stream_of_texts(
         threads=threads,
         exact=exact,
         flow=flow,
-        preprocess=Preprocess.parse(preprocess) if preprocess else None,
-        window=Windowing.parse(window) if window else None,
+        preprocess=declared,
+        window=windows,
         fuse=fuse,
         keep_images=keep_images,
         smoothing=Smoothing.parse(smoothing) if smoothing else None,
@@ -187,6 +191,32 @@ def stream_of_texts(
         learn=learn or None,
         track=track or None,
     )
+    if declare:
+        try:
+            _declare(Path(model), running, declared, windows)
+        except BaseException:
+            running.close()
+            raise
+    return running
+
+
+def _declare(model: Path, running: Stream, preprocess: Preprocess | None, window: Windowing | None) -> None:
+    """Write what was said of a model, and what its artifact said already, into the artifact beside it.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    session, meaning = running.session, running.meaning
+    artifact = Artifact.load(model) or Artifact.of(model, looks_like(model) or "", session.inputs, session.outputs)
+    extra: dict[str, Any] = dict(artifact.meta.extra)
+    said = {"window": window, "smoothing": meaning.smoothing, "detection": meaning.detection}
+    extra |= {name: value.to_json() for name, value in said.items() if value is not None}
+    if meaning.threshold is not None:
+        extra["threshold"] = meaning.threshold
+    images = dict(artifact.meta.preprocess)
+    if preprocess is not None:
+        images[session.inputs[0].name] = preprocess.to_json()
+    artifact.with_meta(preprocess=images, task=meaning.task, labels=meaning.labels, extra=extra).save()
 
 
 def duration_s(text: str) -> float:

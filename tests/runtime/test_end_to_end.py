@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,22 +91,35 @@ sys.exit(main(sys.argv[1:]))
     assert lane["done"] == len(recording[1]) == len(out.read_text().splitlines())
 
 
-def run(*words, **more):
+@contextmanager
+def running(*words):
     command = [sys.executable, "-m", "edgewright.cli", "run", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(*words):
+    """Exit code, standard output and standard error."""
+    with running(*words) as process:
+        out, told = process.communicate(timeout=60)
+        return process.returncode, out, told
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_with_its_account(watch, tmp_path, number, code):
     summary, out = tmp_path / "account.json", tmp_path / "out.jsonl"
     source = "synthetic:sensor?channels=6&rate=100"
-    process = run(watch, source, "--window", "length=100,stride=10", "--out", out, "--summary", summary)
-    end = time.monotonic() + 60
-    while not (out.exists() and out.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(number)
-    start = time.monotonic()
-    told = process.communicate(timeout=30)
+    words = [watch, source, "--window", "length=100,stride=10", "--out", out, "--summary", summary]
+    with running(*words) as process:
+        end = time.monotonic() + 60
+        while not (out.exists() and out.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
+        start = time.monotonic()
+        told = process.communicate(timeout=30)
     assert process.returncode == code, told
     assert time.monotonic() - start < 6 and "Traceback" not in told[1]
     account = json.loads(summary.read_text())
@@ -116,12 +130,34 @@ def test_a_signal_ends_a_run_with_its_account(watch, tmp_path, number, code):
 
 
 def test_the_command_line_counts_and_answers_in_json(watch, tmp_path):
-    process = run(watch, "synthetic:sensor?channels=6&count=500", "--window", "length=100,stride=50", "--json")
-    told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
-    account = json.loads(told[0])
+    code, out, told = run(watch, "synthetic:sensor?channels=6&count=500", "--window", "length=100,stride=50", "--json")
+    assert code == 0, told
+    account = json.loads(out)
     (lane,) = account["sources"].values()
     assert lane["done"] == 9 and lane["samples"]["samples"] == 500
+
+
+def test_what_is_declared_once_need_not_be_said_again(watch, recording, tmp_path):
+    model = tmp_path / "mine.tflite"
+    model.write_bytes(watch.read_bytes())
+    source, labels = f"csv:{recording[0]}?time=time", DEMO / "labels.txt"
+    said = [
+        "--window",
+        "length=100,stride=50",
+        "--labels",
+        labels,
+        "--smoothing",
+        "mean:3",
+        "--declare",
+        "--out",
+        tmp_path / "a.jsonl",
+    ]
+    assert run(model, source, *said)[0] == 0
+    assert run(model, source, "--out", tmp_path / "b.jsonl")[0] == 0
+    first, second = ([json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("a.jsonl", "b.jsonl"))
+    assert len(first) == len(recording[1])
+    assert [one["label"] for one in first] == [one["label"] for one in second]
+    assert [one["score"] for one in first] == [one["score"] for one in second]
 
 
 @pytest.mark.parametrize(
@@ -137,9 +173,8 @@ def test_the_command_line_counts_and_answers_in_json(watch, tmp_path):
     ],
 )
 def test_mistakes_are_one_sentence_and_an_exit_code(watch, words, code, said):
-    process = run(watch, *words)
-    out, told = process.communicate(timeout=60)
-    assert process.returncode == code and said in told and "Traceback" not in told and not out
+    ended, out, told = run(watch, *words)
+    assert ended == code and said in told and "Traceback" not in told and not out
 
 
 def file_of(package, name):
@@ -179,10 +214,10 @@ def test_headlines_say_what_a_result_is():
 
 
 def test_a_closed_pipe_ends_without_a_word(watch):
-    process = run(watch, "synthetic:sensor?channels=6&count=20000", "--window", "length=100,stride=1", "--out", "-")
-    head = subprocess.run(["head", "-n", "2"], stdin=process.stdout, capture_output=True, text=True, timeout=60)
-    process.stdout.close()
-    told = process.stderr.read()
-    process.stderr.close()
-    process.wait(timeout=60)
+    words = [watch, "synthetic:sensor?channels=6&count=20000", "--window", "length=100,stride=1", "--out", "-"]
+    with running(*words) as process:
+        head = subprocess.run(["head", "-n", "2"], stdin=process.stdout, capture_output=True, text=True, timeout=60)
+        process.stdout.close()
+        told = process.stderr.read()
+        process.wait(timeout=60)
     assert len(head.stdout.splitlines()) == 2 and "Traceback" not in told
