@@ -174,7 +174,7 @@ class _Bars:
             self._count += self._append(row.spans, _Span(start, end, decision.score))
             row.held_ns += end - start
         if len(self.rows) > _ROWS_KEPT:
-            self.fold(_ROWS_KEPT, open_)
+            self.fold(_ROWS_KEPT * 3 // 4, open_)  # some more than needed, so that this is rare
         if self._count > _MOST:
             while self._count > _MOST // 2:
                 self._thin()
@@ -243,7 +243,7 @@ class _Line:
         self._joined = False
 
     def add(self, at: int, value: Any, joined: bool) -> None:
-        value = float(value) if isinstance(value, (int, float, np.number)) else math.nan
+        value = _number(value, math.nan)
         if not math.isfinite(value):
             self._joined = False
             return
@@ -394,8 +394,12 @@ def _sure(result: Result) -> float:
 
 
 def _number(value: Any, otherwise: float = 0.0) -> float:
-    fits = isinstance(value, (int, float, np.number)) and math.isfinite(value)
-    return float(value) if fits else otherwise
+    """A finite number as it is, something else in place of all others."""
+    try:
+        number = float(value) if isinstance(value, (int, float, np.number)) else math.nan
+    except OverflowError:
+        return otherwise
+    return number if math.isfinite(number) else otherwise
 
 
 def _values(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -613,7 +617,7 @@ class _Paper:
     def _scale(self, axis: _Axis, scale: _Scale, values: Iterable[float]) -> None:
         for value in values:
             self._hair(axis, scale.y(value))
-            self._text(axis.right + 6, scale.y(value) + 4, f"{value:.4g}", "soft")
+            self._text(axis.right + 6, scale.y(value) + 4, f"{value:.3g}", "soft")
 
     def _hair(self, axis: _Axis, y: float) -> None:
         self.parts.append(f'<path class="hair" d="M{axis.left:.1f} {y:.1f}H{axis.right:.1f}"/>')
