@@ -17,7 +17,7 @@ from edgewright import __version__, commands, compress_commands
 from edgewright.benchmarks.commands import bench
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.options import Invocation
-from edgewright.runtime.commands import run
+from edgewright.run_commands import run
 from edgewright.terminal import log_to_stderr, say
 
 __all__ = ["app", "command", "main"]

@@ -100,6 +100,8 @@ class Feed:
             item.ready = self.prepare(item.frame.data, self._spare.pop() if self._early and self._spare else None)
         except EdgewrightError as error:
             item.error = error.message
+        except Exception as error:  # of OpenCV, for example: this frame fails, the stream goes on
+            item.error = f"{type(error).__name__}: {error}"
         item.prepare_ns = time.monotonic_ns() - start
         self.lane.stages["prepare"].add(item.prepare_ns)
 

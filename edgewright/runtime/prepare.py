@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Prepare:
     """What a declaration makes of raw samples for one input: the values of `encode(spec, preprocess.apply(raw))[None]`.
 
     An 8-bit image can only hold 256 values, so scaling and quantizing are one look-up, and one exclusive or where the
-    input's scale is that of the declaration. A thread needs an object of its own.
+    input's scale is that of the declaration.
 
     Args:
         spec: the input; a free batch is 1.
@@ -41,7 +42,7 @@ class Prepare:
         self._images = preprocess is not None and preprocess.is_image
         self._table: Array | None = None
         self._flips = False
-        self._scaled: Array | None = None
+        self._own = threading.local()  # workers that share this each have a scratch image of their own
         if self._images and preprocess is not None and preprocess.layout == "hwc":
             self._table = _table(spec, preprocess, self.shape[-1])
             flipped = (_ALL ^ 0x80).view(np.int8)
@@ -95,7 +96,7 @@ class Prepare:
         if preprocess.color == "rgb":
             import cv2
 
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image if image is self._scaled else None)
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image if image is getattr(self._own, "scaled", None) else None)
         elif preprocess.color == "gray":
             image = preprocess._image(image)
         if image.shape != self.shape[1:]:
@@ -118,10 +119,11 @@ class Prepare:
             return preprocess._resized(raw)
         import cv2
 
-        if self._scaled is None:
-            self._scaled = np.empty((*preprocess.size, 3), np.uint8)
+        scaled = getattr(self._own, "scaled", None)
+        if scaled is None:
+            scaled = self._own.scaled = np.empty((*preprocess.size, 3), np.uint8)
         height, width = preprocess.size
-        return np.asarray(cv2.resize(raw, (width, height), dst=self._scaled, interpolation=cv2.INTER_LINEAR))
+        return np.asarray(cv2.resize(raw, (width, height), dst=scaled, interpolation=cv2.INTER_LINEAR))
 
 
 def _table(spec: TensorSpec, preprocess: Preprocess, channels: int) -> Array:

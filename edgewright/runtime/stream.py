@@ -245,12 +245,15 @@ class Stream:
             start = time.monotonic_ns()
             found = session.run({session.inputs[0].name: item.ready})
             took = time.monotonic_ns() - start
+            real = {spec.name: np.asarray(decode(spec, found[spec.name]))[0] for spec in session.outputs}
+            broken = [name for name, value in real.items() if not np.isfinite(value).all()]
         except EdgewrightError as error:
             item.error = error.message
             return {}, 0
+        except Exception as error:
+            item.error = f"{type(error).__name__}: {error}"
+            return {}, 0
         feed.lane.stages["infer"].add(took)
-        real = {spec.name: np.asarray(decode(spec, found[spec.name]))[0] for spec in session.outputs}
-        broken = [name for name, value in real.items() if not np.isfinite(value).all()]
         if broken:
             item.error = f"output '{broken[0]}' of the model holds NaN or infinite values"
         return real, took
@@ -275,6 +278,8 @@ class Stream:
                 )
             except EdgewrightError as error:
                 item.error = error.message
+            except Exception as error:
+                item.error = f"{type(error).__name__}: {error}"
         now = time.monotonic_ns()
         age = now - item.frame.captured_ns
         late = self.flow.deadline_ms is not None and age > self.flow.deadline_ms * 1e6

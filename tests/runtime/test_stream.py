@@ -434,3 +434,35 @@ def test_images_are_made_smaller_first(tmp_path):
     )
     assert {one.image.shape for one in running} == {(48, 64, 3)}
     assert len(list(stream(model, "synthetic:image?count=9", preprocess=declared, flow=Flow(downscale=64)))) == 9
+
+
+@pytest.mark.parametrize("policy", ["oldest", "wait"])
+def test_workers_do_not_share_a_scratch_image(tmp_path, policy):
+    model = testing.plus_one_tflite(tmp_path / "m.tflite", sample=(224, 224, 3))
+
+    class Pictures(Rows):
+        kind = "image"
+
+    rng = np.random.default_rng(0)
+    pictures = [np.full((480, 640, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(200)]
+    declared = Preprocess(size=(224, 224), color="rgb")
+    source = Pictures(pictures, live=policy == "oldest", rate=400 if policy == "oldest" else None)
+    for one in stream(model, source, preprocess=declared, flow=Flow(workers=2, buffer=4)):
+        np.testing.assert_array_equal(one.outputs["y"], declared.apply(pictures[one.index]) + 1)
+
+
+@pytest.mark.parametrize("policy", ["oldest", "wait"])
+def test_a_picture_that_opencv_refuses_fails_alone(tmp_path, policy):
+    model = testing.plus_one_tflite(tmp_path / "m.tflite", sample=(4, 4, 3))
+
+    class Pictures(Rows):
+        kind = "image"
+
+    pictures = [np.full((8, 8, 3), n, np.uint8) for n in range(10)]
+    pictures[5] = np.zeros((0, 8, 3), np.uint8)
+    running = stream(
+        model, Pictures(pictures), preprocess=Preprocess(size=(4, 4)), flow=Flow(policy=policy, workers=2, buffer=20)
+    )
+    found = list(running)
+    assert [one.index for one in found if one.status == "failed"] == [5] and len(found) == 10
+    adds_up(running.summary())

@@ -1,4 +1,4 @@
-"""The verb `run`."""
+"""The verb `run`; outside of `edgewright.runtime`, so that --help loads no NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from edgewright.artifact import write_atomic
 from edgewright.errors import EdgewrightError
 from edgewright.options import EngineName, Json, invocation_of
 
@@ -76,6 +75,7 @@ def run(
 
     Ends when the sources end, after --duration or --count, or with Ctrl-C, and always tells what became of every frame.
     """
+    from edgewright.artifact import write_atomic
     from edgewright.runtime.monitor import serve
     from edgewright.runtime.opening import duration_s, stream_of_texts
     from edgewright.runtime.view import follow, print_account
