@@ -65,20 +65,22 @@ def selftest(path: Path, *, engine: str | None = None, threads: int = 1, exact: 
         }
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
-    """Stream until the sources end, the time is over, or the process is told to end; returns the account.
+def _run(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """Stream until the sources end, the time is over, or the process is told to end; the account and the exit code.
 
     Raises:
         EdgewrightError: what opening raises, and what a source broke off with; the account is on standard error then.
     """
     own = {name: value for name, value in vars(args).items() if name not in ("verb", "json", "duration", "model", "sources")}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    code = 0
     with stream_of_texts(args.model, args.sources, **own) as running:
         timer = running.stop_after(duration_s(args.duration)) if args.duration else None
         try:
             for _ in running:
                 pass
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as ending:
+            code = int(ending.code or 0) if isinstance(ending, SystemExit) else 130
             print("cancelled", file=sys.stderr)  # noqa: T201
         except EdgewrightError:
             print(json.dumps(running.summary()), file=sys.stderr)  # noqa: T201
@@ -86,7 +88,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         finally:
             if timer is not None:
                 timer.cancel()
-    return running.summary()
+    return running.summary(), code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,13 +144,16 @@ def _as_text(data: dict[str, Any], prefix: str = "") -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Results go to stdout, errors with their hint to stderr."""
     args = _parser().parse_args(argv)
+    code = 0
     try:
         if args.verb == "probe":
             data = probe()
         elif args.verb == "run":
-            data = _run(args)
+            data, code = _run(args)
         else:
             data = selftest(args.model, engine=args.engine, threads=args.threads, exact=args.exact)
+    except KeyboardInterrupt:
+        return 130
     except EdgewrightError as error:
         print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
         if error.hint:
@@ -156,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     to = sys.stderr if "-" in getattr(args, "out", ()) else sys.stdout
     print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)), file=to)
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,29 @@ DROPS = {
 
 
 class Timings:
-    """Durations in bins of 1 %: percentiles of any number of them in 25 kB. One thread adds, any reads."""
+    """Durations in bins of 1 %: percentiles of any number of them in 25 kB. Any thread adds and reads."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(_BINS, np.int64)
+        self._lock = threading.Lock()
         self.count, self.total_ns, self.largest_ns = 0, 0, 0
 
     def add(self, duration_ns: int) -> None:
         """Count one duration in nanoseconds; negative ones count as 0."""
         place = int(math.log(duration_ns) / _STEP) if duration_ns > 1 else 0
-        self._counts[place if place < _BINS else _BINS - 1] += 1
-        self.count += 1
-        self.total_ns += max(0, duration_ns)
-        if duration_ns > self.largest_ns:
-            self.largest_ns = duration_ns
+        with self._lock:
+            self._counts[place if place < _BINS else _BINS - 1] += 1
+            self.count += 1
+            self.total_ns += max(0, duration_ns)
+            if duration_ns > self.largest_ns:
+                self.largest_ns = duration_ns
+
+    def at_most(self, bounds_s: Sequence[float]) -> list[int]:
+        """How many durations do not exceed each bound in seconds, within 1 %; the last number is that of all."""
+        with self._lock:
+            sums = np.concatenate([[0], np.cumsum(self._counts)])
+        places = (min(_BINS, math.floor(math.log(bound * 1e9) / _STEP)) for bound in bounds_s)
+        return [*(int(sums[place]) for place in places), int(sums[-1])]
 
     def percentile(self, share: float) -> float | None:
         """The duration in milliseconds that a share (0 to 1) of all does not exceed, within 1 %; None if there are none."""

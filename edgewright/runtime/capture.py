@@ -317,7 +317,7 @@ class LiveSource(Source):
         self.period_s = 1 / first.rate if first.rate else None
 
     @property
-    def skipped(self) -> int:
+    def skipped(self) -> int:  # type: ignore[override]  # counted by the connection
         """How many frames came and were overwritten by newer ones before they were read."""
         return self._skipped_before + self._connection.skipped
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.errors import EdgewrightError
+from edgewright.errors import EdgewrightError, ShapeError
 from edgewright.runtime.accounting import Lane
 from edgewright.runtime.answers import Answerer
 from edgewright.runtime.frames import Array, Frame, Source, Tell
 from edgewright.runtime.lanes import Buffer, Item
 from edgewright.runtime.prepare import Prepare
-from edgewright.runtime.windows import Windower, Windowing
+from edgewright.runtime.windows import Window, Windower, Windowing
 
 __all__ = ["Feed"]
 
@@ -59,7 +59,7 @@ class Feed:
         self.number, self.source, self.lane = number, source, Lane(name)
         self.prepare, self.answerer = prepare, answerer
         self.last_ns: int = 0
-        self.over = False
+        self.over = self.reading = False
         self._windower = Windower(window) if window is not None and source.kind == "sensor" else None
         self._early, self._keep_images, self._tell = early, keep_images, tell
         self._downscale = downscale
@@ -67,7 +67,7 @@ class Feed:
         self._due_ns: int | None = None
         self._spare: list[Array] = []
         self._raw: Array | None = None
-        self._seen = self._alike = self._skipped = self._gaps = 0
+        self._seen = self._alike = self._skipped = 0
 
     def run(self, buffer: Buffer) -> None:
         """Read until the source ends or is closed.
@@ -77,7 +77,7 @@ class Feed:
         """
         try:
             start = time.monotonic_ns()
-            while (frame := self.source.read(self._raw)) is not None:
+            while not buffer.stopped and (frame := self._read()) is not None:
                 self.last_ns = frame.captured_ns
                 self.lane.stages["capture"].add(time.monotonic_ns() - start)
                 for item in self._items(frame):
@@ -90,8 +90,8 @@ class Feed:
                     self._enter(buffer, self._windowed(window))
         finally:
             self.over = True
-            self._count_skipped()
             buffer.finish(self.number)
+            self._count_skipped()
 
     def make_ready(self, item: Item) -> None:
         """Prepare a frame; what is wrong with it stands in the item."""
@@ -113,17 +113,24 @@ class Feed:
 
     def to_json(self) -> dict[str, Any]:
         """The account."""
-        threads = getattr(self.source, "decode_threads", None)
+        threads = self.source.decode_threads
         return {"live": self.source.live, **({"decode_threads": threads} if threads else {}), **self.lane.to_json()}
 
     def _balance(self, index: int) -> None:
         """Once: have a file decoded on two threads if its frames take longer than the model."""
-        if index != _BALANCED_AFTER or not self._early or not getattr(self.source, "adapts", False):
+        if index != _BALANCED_AFTER or not self._early or not self.source.adapts:
             return
         stages = self.lane.stages
         capture, prepare, infer = (stages[name].percentile(0.5) or 0.0 for name in ("capture", "prepare", "infer"))
         if stages["infer"].count >= _BALANCED_AFTER // 2 and capture + prepare > 1.15 * infer:
-            self.source.decode_on(2)  # type: ignore[attr-defined]
+            self.source.decode_on(2)
+
+    def _read(self) -> Frame | None:
+        self.reading = True
+        try:
+            return self.source.read(self._raw)
+        finally:
+            self.reading = False
 
     def _enter(self, buffer: Buffer, item: Item) -> None:
         self.lane.captured += 1
@@ -135,7 +142,10 @@ class Feed:
     def _items(self, frame: Frame) -> list[Item]:
         """What a frame becomes: nothing where it is one too many, windows for sensors, else itself."""
         if self._windower is not None:
-            return [self._windowed(window) for window in self._windower.push(frame)]
+            try:
+                return [self._windowed(window) for window in self._windower.push(frame)]
+            except ShapeError as error:
+                return [Item(self.number, frame, error=error.message)]
         if self._too_many(frame):
             self.lane.captured += 1
             self.lane.drop("rate")
@@ -175,10 +185,9 @@ class Feed:
         size = (max(1, round(width * self._downscale / longest)), max(1, round(height * self._downscale / longest)))
         return replace(frame, data=cv2.resize(frame.data, size, interpolation=cv2.INTER_AREA))
 
-    def _windowed(self, window: Any) -> Item:
-        item = Item(self.number, Frame(window.data, window.index, window.captured_ns, window.recorded_ns))
-        gaps = self._windower.gaps if self._windower is not None else 0
-        item.fresh, self._gaps = gaps > self._gaps, gaps
+    def _windowed(self, window: Window) -> Item:
+        frame = Frame(window.data, window.index, window.captured_ns, window.recorded_ns)
+        item = Item(self.number, frame, fresh=window.fresh)
         if self._early:
             self.make_ready(item)
         return item
@@ -210,7 +219,7 @@ class Feed:
 
     def _count_skipped(self) -> None:
         """Frames that the source itself let go count as captured, and as dropped by it."""
-        skipped = int(getattr(self.source, "skipped", 0))
+        skipped = self.source.skipped
         new, self._skipped = skipped - self._skipped, skipped
         if self._windower is not None:
             self.lane.samples = {**self._windower.stats(), **({"skipped": skipped} if skipped else {})}

@@ -54,6 +54,12 @@ class Source(ABC):
     """Seconds from one frame to the next, if the source tells."""
     size: int | None = None
     """How many frames there will be, if that is known."""
+    skipped: int = 0
+    """Frames that it let go itself, as only the newest was of use or nobody read."""
+    decode_threads: int | None = None
+    """Threads that decode its frames, if it decodes."""
+    adapts: bool = False
+    """Whether `decode_on` may change that number."""
     tell: Tell = staticmethod(_log.warning)
     """Called with a sentence on what the user must know and the stream survives: a reconnection, a broken line."""
 
@@ -83,6 +89,13 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """End a waiting `read` and free everything; twice is allowed."""
+
+    def decode_on(self, threads: int) -> None:  # noqa: B027
+        """Go on with another number of decoding threads, where it `adapts`; called by the thread that reads.
+
+        Raises:
+            SourceError: that cannot be done.
+        """
 
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:

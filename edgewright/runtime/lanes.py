@@ -70,6 +70,7 @@ class Buffer:
         self._lanes, self._policies, self._capacity = lanes, policies, capacity
         self._waiting: list[deque[Item]] = [deque() for _ in lanes]
         self._open = [True] * len(lanes)
+        self._owed = [False] * len(lanes)
         self._turn, self._sequence = 0, 0
         self._stopped = False
         lock = threading.Lock()
@@ -81,6 +82,7 @@ class Buffer:
         Returns:
             the frame that was dropped for it, itself possibly; None if none was.
         """
+        # What is dropped may have been the first after a gap: the next one of its lane is that then.
         queue, policy = self._waiting[item.lane], self._policies[item.lane]
         with self._freed:
             while policy == "wait" and len(queue) >= self._capacity and not self._stopped:
@@ -92,8 +94,14 @@ class Buffer:
             if len(queue) >= self._capacity:
                 self._lanes[item.lane].drop(policy)
                 if policy == "newest":
+                    self._owed[item.lane] |= item.fresh
                     return item
                 lost = queue.popleft()
+                self._owed[item.lane] |= lost.fresh and not queue
+                if queue:
+                    queue[0].fresh |= lost.fresh
+            item.fresh |= self._owed[item.lane]
+            self._owed[item.lane] = False
             queue.append(item)
             self._filled.notify()
             return lost
@@ -118,6 +126,11 @@ class Buffer:
         with self._filled:
             self._open[lane] = False
             self._filled.notify_all()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._stopped
 
     def stop(self) -> None:
         """Drop what waits, and take nothing more."""

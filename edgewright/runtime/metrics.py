@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
 from edgewright.errors import needs
-from edgewright.runtime.accounting import _STEP, DROPS, Lane, Timings
+from edgewright.runtime.accounting import DROPS, Lane, Timings
 from edgewright.runtime.stream import Stream
 
 __all__ = ["Collector", "cumulative", "exposition"]
@@ -112,9 +109,8 @@ def printable(text: str) -> str:
 
 def cumulative(timings: Timings) -> list[tuple[str, float]]:
     """Prometheus buckets: how many durations do not exceed each bound in seconds, within 1 %; the last bound is +Inf."""
-    sums = np.concatenate([[0], np.cumsum(timings._counts)])
-    below = (sums[min(len(sums) - 1, math.floor(math.log(bound * 1e9) / _STEP))] for bound in _BOUNDS_S)
-    return [*((f"{bound:g}", float(count)) for bound, count in zip(_BOUNDS_S, below, strict=True)), ("+Inf", float(sums[-1]))]
+    names = (*(f"{bound:g}" for bound in _BOUNDS_S), "+Inf")
+    return [(name, float(count)) for name, count in zip(names, timings.at_most(_BOUNDS_S), strict=True)]
 
 
 def _ended(lane: Lane) -> tuple[dict[tuple[str, str], int], int]:

@@ -62,6 +62,7 @@ def stream(
         EdgewrightError: what opening the model, a source or a sink raises; nothing is left running.
     """
     opened: list[Any] = []
+    flow = flow or Flow()
     try:
         session = open_session(model, engine=engine, threads=threads, exact=exact)
         opened.append(session)
@@ -88,7 +89,12 @@ def stream(
             opened.append(fused)
             given = [(" + ".join(name for name, _ in given), fused)]
         for _, source in given:
-            _fits(source, preprocess, window, session)
+            _fits(source, preprocess, window, session, flow)
+        if session.stateful and (len(given) > 1 or flow.workers > 1):
+            raise UsageError(
+                f"{model} keeps state from one run to the next, there are {len(given)} sources and {flow.workers} workers",
+                hint="run one source and one worker; open a stream of its own for each source",
+            )
         outs: list[tuple[str, Sink]] = []
         for out in sinks:
             sink = open_sink(out) if isinstance(out, str) else out
@@ -101,7 +107,7 @@ def stream(
             meaning=Meaning.of(meta, **meaning),
             preprocess=preprocess,
             window=window,
-            flow=flow or Flow(),
+            flow=flow,
             keep_images=keep_images,
         )
     except BaseException:
@@ -250,13 +256,18 @@ def _meta(model: Path) -> ModelMeta:
     return artifact.meta if artifact is not None else ModelMeta()
 
 
-def _fits(source: Source, preprocess: Preprocess | None, window: Windowing | None, session: Session) -> None:
+def _fits(source: Source, preprocess: Preprocess | None, window: Windowing | None, session: Session, flow: Flow) -> None:
     """Refuse a source whose samples the model cannot be given.
 
     Raises:
-        UsageError: images without a declaration, or sensor rows without windows.
+        UsageError: images without a declaration, sensor rows without windows, or a frame rate for windows.
     """
     spec = session.inputs[0]
+    if source.kind == "sensor" and window is not None and flow.rate_hz is not None:
+        raise UsageError(
+            f"a rate of {flow.rate_hz:g} per second is asked for, windows come as their stride says",
+            hint="leave the rate away, and declare the stride, or the sensor's rate as --window rate=...",
+        )
     if source.kind == "image" and (preprocess is None or not preprocess.is_image):
         height, width = ([*spec.shape[1:3], "HEIGHT", "WIDTH"])[:2]
         raise UsageError(

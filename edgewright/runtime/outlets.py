@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from edgewright.errors import EdgewrightError
@@ -13,7 +14,7 @@ from edgewright.runtime.frames import Result, Sink, Tell
 
 __all__ = ["Outlet"]
 
-_ROOM = 64
+_ROOM, _ROOM_FOR_IMAGES = 64, 8
 _PATIENCE_S = 2.0
 _CLOSING_S = 2.5
 
@@ -34,7 +35,8 @@ class Outlet:
         self.error = ""
         self._patient, self._tell = patient, tell
         self._failing = self._stuck = self._late = self._over = False
-        self._queue: queue.Queue[Result | None] = queue.Queue(_ROOM)
+        self._room = _ROOM_FOR_IMAGES if sink.wants_images else _ROOM
+        self._queue: queue.Queue[Result | None] = queue.Queue(self._room)
         self._lock = threading.Lock()
         sink.tell = lambda text: tell(f"{name}: {text}")
         self._thread = threading.Thread(target=self._write, name=f"sink {name}", daemon=True)
@@ -43,15 +45,24 @@ class Outlet:
     def put(self, result: Result) -> None:
         """Hand over a result; it is lost, and counted, if there is no room for it."""
         self.given += 1
-        try:
-            if self._patient and not self._stuck:
-                self._queue.put(result, timeout=_PATIENCE_S)
-            else:
-                self._queue.put_nowait(result)
-            self._stuck = False
-        except queue.Full:
-            self._stuck = True
-            self._no_room()
+        if result.image is not None and not self.sink.wants_images:
+            result = replace(result, image=None)
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            waits = self._patient and not self._stuck and time.monotonic() < end
+            try:
+                self._queue.put(result, waits, 0.1)
+                self._stuck = False
+                return
+            except queue.Full:
+                if not waits:
+                    break
+        self._stuck = True
+        self._no_room()
+
+    def hurry(self) -> None:
+        """Wait for room no more: the stream is stopping."""
+        self._patient = False
 
     def close(self) -> None:
         """Write what waits, for two seconds at most, and close the sink; what is left over is lost and counted."""
@@ -99,7 +110,7 @@ class Outlet:
 
     def _no_room(self) -> None:
         """The sink is too slow: told once."""
-        why = f"it is too slow: {_ROOM} results wait"
+        why = f"it is too slow: {self._room} results wait"
         with self._lock:
             self.lost, self.error = self.lost + 1, why
         if not self._late:

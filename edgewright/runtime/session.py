@@ -77,6 +77,8 @@ class Session(ABC):
     """In the model's order, with the file's own dtypes; a free size is None."""
     outputs: tuple[TensorSpec, ...]
     """In the model's order, with the file's own dtypes."""
+    stateful: bool = False
+    """Whether a run may depend on those before, so that one session must see one source's samples alone, in order."""
     execution: Execution
     """The precision and the device that the engine really uses."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.errors import EdgewrightError, SourceError, UsageError
+from edgewright.errors import EdgewrightError, EngineError, SourceError, UsageError
 from edgewright.preprocess import Preprocess, decode
 from edgewright.runtime.accounting import Lane, Resources
 from edgewright.runtime.answers import Answerer, Meaning
@@ -64,7 +65,9 @@ class Stream:
     """A running stream; iterate over its results, or read `summary` at any time. Made by `edgewright.runtime.stream`.
 
     Iterating ends when all sources have ended, and raises a source's error after the last result. The context manager, `close`
-    and leaving the loop stop everything within about a second; sinks get two more to write what waits.
+    and leaving the loop stop everything within about a second; sinks, all at once, get two more to write what waits, and 2.5 to
+    close. What the model is still computing then is given up. A result's age ends when it is handed on: how long the caller
+    lets it wait (8 results, one from live sources) is not part of it.
     """
 
     def __init__(
@@ -83,7 +86,8 @@ class Stream:
         self.events: list[str] = []
         self.resources = Resources()
         self._started = time.monotonic_ns()
-        self._ended_ns: int | None = None
+        self._stopped_ns: int | None = None
+        self._ended = self._abandoned = False
         self._errors: list[EdgewrightError] = []
         self._stopping = threading.Event()
         self._closed = threading.Lock()
@@ -108,21 +112,23 @@ class Stream:
         ]
         for name, source in sources:
             source.tell = self._teller(name)
+        self._sessions = _clones(session, flow.workers)
         live = any(feed.source.live for feed in self._feeds)
         self._buffer = Buffer([feed.lane for feed in self._feeds], policies, flow.buffer or (1 if live else 4))
         self.outlets = [Outlet(name, sink, patient=not live, tell=self._tell) for name, sink in sinks]
-        self._results: queue.Queue[Result | None] = queue.Queue(_RESULTS)
+        self._results: queue.Queue[Result | None] = queue.Queue(1 if live else _RESULTS)
         self._order, self._pending, self._next = threading.Lock(), {}, 0  # type: ignore[var-annotated]
-        sessions = [session, *(session.clone() for _ in range(flow.workers - 1))]
-        self._sessions = sessions
         self._threads = [
             *(self._thread(f"capture {feed.lane.name}", self._capture, feed) for feed in self._feeds),
-            *(self._thread(f"infer {n}", self._work, one) for n, one in enumerate(sessions)),
+            *(self._thread(f"infer {n}", self._work, one) for n, one in enumerate(self._sessions)),
         ]
-        self._active = len(sessions)
-        self._watcher = self._thread("watch", self._watch)
-        for thread in (*self._threads, self._watcher):
-            thread.start()
+        self._active = len(self._sessions)
+        try:
+            for thread in (*self._threads, self._thread("watch", self._watch)):
+                thread.start()
+        except BaseException:
+            self.close()
+            raise
 
     # What callers use.
 
@@ -132,6 +138,7 @@ class Stream:
                 yield result
         finally:
             self.close()
+            self._end()  # for whoever else iterates, now or later
         if self._errors:
             raise self._errors[0]
 
@@ -143,8 +150,8 @@ class Stream:
 
     @property
     def seconds(self) -> float:
-        """How long it runs, or ran."""
-        return ((self._ended_ns or time.monotonic_ns()) - self._started) / 1e9
+        """How long it runs, or ran until it was stopped."""
+        return ((self._stopped_ns or time.monotonic_ns()) - self._started) / 1e9
 
     def stop_after(self, seconds: float) -> threading.Timer:
         """End the iteration after a time, even if nothing comes; cancel the timer that is returned if it ends before."""
@@ -161,22 +168,28 @@ class Stream:
     def close(self) -> None:
         """Stop, write what waits, free everything; twice is allowed."""
         with self._closed:
-            if self._ended_ns is not None:
+            if self._ended:
                 return
+            self._ended = True
             self._stop()
             end = time.monotonic() + _STOP_S
-            while any(thread.is_alive() for thread in self._threads) and time.monotonic() < end:
-                self._drain()
-                time.sleep(0.002)
-            self._drain()
-            self._results.put_nowait(None)  # whoever else iterates must not wait for a result that was drained
-            for outlet in self.outlets:
-                outlet.close()
+            for thread in self._threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, end - time.monotonic()))
+            with self._order:
+                self._abandoned = True
+                for lane in self.lanes:
+                    if lane.waiting > 0:
+                        lane.drop("stop", lane.waiting)
+                if not self._active:
+                    self._free()
+            self._end()
+            closing = [threading.Thread(target=outlet.close, daemon=True) for outlet in self.outlets]
+            for thread in closing:
+                thread.start()
+            for thread in closing:
+                thread.join()
             self.resources.sample()
-            self._ended_ns = time.monotonic_ns()
-            if not any(thread.is_alive() for thread in self._threads):
-                for session in self._sessions:
-                    session.close()
 
     def summary(self) -> dict[str, Any]:
         """The account so far, as plain values: model, sources, sinks, resources, events."""
@@ -198,10 +211,20 @@ class Stream:
 
     def _stop(self) -> None:
         """Let every thread come to its end; whoever iterates gets what is there."""
+        self._stopped_ns = self._stopped_ns or time.monotonic_ns()
         self._stopping.set()
         self._buffer.stop()
+        for outlet in self.outlets:
+            outlet.hurry()
         for feed in self._feeds:
-            feed.source.close()
+            try:
+                feed.source.close()
+            except Exception as error:  # the others, and the sinks, are to be closed all the same
+                self._tell(f"{feed.lane.name} could not be closed ({type(error).__name__}: {error})")
+
+    def _free(self) -> None:
+        for session in self._sessions:
+            session.close()
 
     # Threads.
 
@@ -213,9 +236,13 @@ class Stream:
         try:
             feed.run(self._buffer)
         except EdgewrightError as error:
-            self._errors.append(error)
+            self._broken(error)
         except Exception as error:
-            self._errors.append(SourceError(f"{feed.lane.name} broke off ({type(error).__name__}: {error})"))
+            self._broken(SourceError(f"{feed.lane.name} broke off ({type(error).__name__}: {error})"))
+
+    def _broken(self, error: EdgewrightError) -> None:
+        self._errors.append(error)
+        self._tell(str(error))
 
     def _work(self, session: Session) -> None:
         """Infer until nothing more comes."""
@@ -223,10 +250,15 @@ class Stream:
             while (taken := self._buffer.take()) is not None:
                 sequence, item = taken
                 self._deliver(sequence, item, *self._inferred(session, item))
+        except Exception as error:
+            self._broken(EngineError(f"a worker ended ({type(error).__name__}: {error})"))
+            self._stop()
         finally:
             with self._order:
                 self._active -= 1
                 last = not self._active
+                if last and self._abandoned:
+                    self._free()
             if last:
                 self._results_put(None)
 
@@ -236,12 +268,15 @@ class Stream:
         began = time.monotonic_ns()
         feed.lane.stages["wait"].add(began - item.entered_ns)
         try:
+            if item.fresh and session.stateful:
+                session.reset()
             if item.ready is None and not item.error:
                 feed.make_ready(item)
             if item.ready is None:
                 return {}, 0
-            if item.fresh:
-                session.reset()
+            if session.stateful and item.ready.dtype.kind == "f" and not np.isfinite(item.ready).all():
+                item.error = "the sample holds NaN or infinite values, which the model's state would keep"
+                return {}, 0
             start = time.monotonic_ns()
             found = session.run({session.inputs[0].name: item.ready})
             took = time.monotonic_ns() - start
@@ -256,11 +291,15 @@ class Stream:
         feed.lane.stages["infer"].add(took)
         if broken:
             item.error = f"output '{broken[0]}' of the model holds NaN or infinite values"
+            if session.stateful:
+                session.reset()
         return real, took
 
     def _deliver(self, sequence: int, item: Item, outputs: dict[str, Array], infer_ns: int) -> None:
         """Hand results on in the order of capture, whichever worker is first."""
         with self._order:
+            if self._abandoned:
+                return
             self._pending[sequence] = item, outputs, infer_ns
             while self._next in self._pending:
                 self._emit(*self._pending.pop(self._next))
@@ -269,10 +308,10 @@ class Stream:
     def _emit(self, item: Item, outputs: dict[str, Array], infer_ns: int) -> None:
         feed, start = self._feeds[item.lane], time.monotonic_ns()
         answer: dict[str, Any] = {}
+        if item.fresh:
+            feed.answerer.reset()
         if not item.error:
             try:
-                if item.fresh:
-                    feed.answerer.reset()
                 answer = feed.answerer(
                     outputs, self._fed(item), item.frame.data.shape[:2] if feed.source.kind == "image" else None
                 )
@@ -322,7 +361,7 @@ class Stream:
             for feed in self._feeds:
                 limit = max(2.0, 10 * (feed.source.period_s or 0.0))
                 since = (time.monotonic_ns() - (feed.last_ns or self._started)) / 1e9
-                if feed.source.live and not feed.over and since > limit and feed.lane.name not in silent:
+                if feed.source.live and feed.reading and since > limit and feed.lane.name not in silent:
                     silent.add(feed.lane.name)
                     self._tell(f"{feed.lane.name} has sent nothing for {since:.1f} s")
                 elif since <= limit:
@@ -331,23 +370,26 @@ class Stream:
     # Details.
 
     def _results_put(self, result: Result | None) -> None:
-        """Hand a result to whoever iterates; nobody waits for them once the stream is stopping."""
-        while not self._stopping.is_set():
+        """Hand a result, or the end, to whoever iterates; nobody waits for them once the stream is stopping."""
+        while True:
             try:
                 self._results.put(result, timeout=0.1)
                 return
             except queue.Full:
-                continue
+                if self._stopping.is_set():
+                    break
         if result is None:
-            self._drain()
-            self._results.put(None)
+            self._end()
 
-    def _drain(self) -> None:
-        try:
-            while True:
-                self._results.get_nowait()
-        except queue.Empty:
-            return
+    def _end(self) -> None:
+        """Let an iteration end behind what is there, at the cost of its oldest result if there is no room."""
+        while True:
+            try:
+                self._results.put_nowait(None)
+                return
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self._results.get_nowait()
 
     def _teller(self, name: str) -> Any:
         return lambda text: self._tell(text if name in text else f"{name}: {text}")
@@ -357,3 +399,16 @@ class Stream:
         if len(self.events) < 200:
             self.events.append(f"{(time.monotonic_ns() - self._started) / 1e9:.1f} s: {text}")
         Source.tell(text)
+
+
+def _clones(session: Session, count: int) -> list[Session]:
+    """So many sessions, the given one among them; if one cannot be had, those made here are closed."""
+    sessions = [session]
+    try:
+        while len(sessions) < count:
+            sessions.append(session.clone())
+    except BaseException:
+        for one in sessions[1:]:
+            one.close()
+        raise
+    return sessions

@@ -124,6 +124,7 @@ class Window:
         captured_ns: of that frame.
         recorded_ns: own time of the window's last row, on the grid if there is one; None if samples have no times of their own.
         start_ns: time of its first row, on the clock of `recorded_ns`, or of `captured_ns` if that is None.
+        fresh: whether it is the first of all, or the first behind a gap that windows were split at.
     """
 
     data: Array
@@ -131,6 +132,7 @@ class Window:
     captured_ns: int
     recorded_ns: int | None
     start_ns: int
+    fresh: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -381,7 +383,8 @@ class Windower:
         if self._count >= length and (self._count - length) % self.windowing.stride == 0:
             data = buffer[self._at - length : self._at].copy()
             self.windows += 1
-            windows.append(Window(data, sample.index, sample.captured_ns, time if self._own else None, self._times[0]))
+            recorded_ns, fresh = time if self._own else None, self._count == length
+            windows.append(Window(data, sample.index, sample.captured_ns, recorded_ns, self._times[0], fresh))
 
 
 def values_of(frame: Frame, channels: int | None = None, source: str = "") -> Array:

@@ -139,6 +139,9 @@ class TestLiteRt:
             np.testing.assert_array_equal(session.clone().run({"x": X})["y"], X)
             session.reset()
             np.testing.assert_array_equal(session.run({"x": X})["y"], X)
+            assert session.stateful
+        with open_session(testing.plus_one_tflite(tmp_path / "plain.tflite")) as session:
+            assert not session.stateful
 
 
 class TestOpenVino:
@@ -247,6 +250,7 @@ class TestOpenVino:
             assert session.clone().run({"x": one})["y"].item() == 1
             session.reset()
             assert session.run({"x": one})["y"].item() == 1
+            assert session.stateful
 
 
 class TestOnnxRuntime:

@@ -328,6 +328,130 @@ def test_what_a_model_cannot_be_given_is_refused_before_anything_runs(models, tm
     assert threading.active_count() <= before
 
 
+# --- state, stopping, and what must not be lost ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """A model whose output is the sum of all that it was given."""
+    return _edit_tflite(testing.plus_one_tflite(tmp_path / "counter.tflite"), _make_counter)
+
+
+def test_a_gap_is_met_by_the_next_window_if_its_own_is_dropped():
+    for policy in ("oldest", "newest"):
+        lane = Lane("a")
+        buffer = Buffer([lane], [policy], 1)
+        for fresh in (True, False, False) if policy == "oldest" else (False, True, False):
+            if policy == "newest" and lane.dropped:
+                buffer.take()
+            buffer.put(Item(0, Frame(np.zeros(1, np.float32), 0, 0), fresh=fresh))
+        assert lane.dropped[policy] and buffer.take()[1].fresh
+
+
+def test_nothing_that_is_not_finite_reaches_a_state(counter):
+    data = np.ones((7, 4), np.float32)
+    data[3] = np.nan
+    found = list(stream(counter, Rows(data)))
+    assert [one.status for one in found] == ["done"] * 3 + ["failed"] + ["done"] * 3
+    assert [one.outputs["y"][0] for one in found if one.status == "done"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_state_is_not_shared(counter, models):
+    with pytest.raises(UsageError, match=r"keeps state .* 2 sources and 1 workers"):
+        stream(counter, [Rows(rows(3)), Rows(rows(3))])
+    with pytest.raises(UsageError, match="keeps state"):
+        stream(counter, Rows(rows(3)), flow=Flow(workers=2))
+    assert len(list(stream(models["tflite"], [Rows(rows(3)), Rows(rows(3))], flow=Flow(workers=2)))) == 6
+
+
+class Stuck(Kept):
+    """Never comes back from its first result."""
+
+    def write(self, result):
+        threading.Event().wait()
+
+
+def test_dead_sinks_are_given_up_all_at_once(models):
+    running = stream(models["tflite"], Rows(rows(20), live=True, endless=True), sinks=[Stuck(), Stuck(), Stuck()])
+    running.stop_after(0.3)
+    start = time.monotonic()
+    list(running)
+    assert time.monotonic() - start < 7.5  # one alone takes 4.5 s
+    account = running.summary()
+    assert account["seconds"] < 1.5
+    assert all(sink["written"] == 0 and sink["lost"] > 0 for sink in account["sinks"].values())
+
+
+def test_results_without_images_for_sinks_that_draw_nothing(tmp_path):
+    class Drawing(Kept):
+        wants_images = True
+
+    model = testing.plus_one_tflite(tmp_path / "m.tflite", sample=(4, 4, 3))
+    plain, drawing = Kept(), Drawing()
+    list(stream(model, "synthetic:image?count=5", sinks=[plain, drawing], preprocess=Preprocess(size=(4, 4), color="rgb")))
+    assert [one.image is None for one in plain.results] == [True] * 5
+    assert [one.image is None for one in drawing.results] == [False] * 5
+
+
+def test_a_source_that_cannot_be_closed_keeps_nothing_else_open(models):
+    class Bad(Rows):
+        def close(self):
+            super().close()
+            raise OSError("the bus is gone")
+
+    bad, good, kept = Bad(rows(5)), Rows(rows(5)), Kept()
+    running = stream(models["tflite"], [bad, good], sinks=[kept])
+    list(running)
+    assert good.closed.is_set() and kept.closed == 1
+    assert any("the bus is gone" in event for event in running.events)
+
+
+def test_a_row_of_another_width_fails_alone_in_a_windowed_sensor(models):
+    data = [*np.ones((10, 1), np.float32), np.ones(3, np.float32), *np.ones((10, 1), np.float32)]
+    running = stream(models["tflite"], Rows(data), window=Windowing(length=4, stride=4))
+    found = list(running)
+    assert [one.status for one in found].count("failed") == 1 and [one.status for one in found].count("done") == 5
+    adds_up(running.summary())
+
+
+def test_a_source_that_breaks_off_beside_others_is_told_of_at_once(models):
+    broken = Rows(rows(1), error=SourceError("the cable is out"))
+    running = stream(models["tflite"], [broken, Rows(rows(1), live=True, endless=True)])
+    end = time.monotonic() + 10
+    while not running.events and time.monotonic() < end:
+        time.sleep(0.01)
+    assert "the cable is out" in running.events[0]
+    running.close()
+
+
+def test_finished_results_are_given_when_time_is_over(models):
+    running = stream(models["tflite"], Rows(rows(4), endless=True))
+    end = time.monotonic() + 10
+    while running.lanes[0].done < 4 and time.monotonic() < end:
+        time.sleep(0.01)
+    running.stop_after(0.0).join()
+    assert len(list(running)) == 4
+    assert list(running) == [] and list(running) == []
+
+
+def test_a_rate_for_windows_is_refused_and_not_ignored(models):
+    with pytest.raises(UsageError, match="windows come as their stride says"):
+        stream(models["tflite"], Rows(rows(9)[:, :1]), window=Windowing(length=4, stride=1), flow=Flow(rate_hz=5))
+
+
+def test_a_source_that_ignores_close_does_not_go_on(models):
+    class Deaf(Rows):
+        def close(self):
+            pass
+
+    running = stream(models["tflite"], Deaf(rows(100_000), live=True, rate=1000))
+    next(iter(running))
+    running.close()
+    before = running.lanes[0].captured
+    time.sleep(0.1)
+    assert running.lanes[0].captured <= before + 1
+
+
 # --- preparing --------------------------------------------------------------------------------------------------------
 
 SCALES = [(1.0, 0.0), (1 / 127.5, -1.0), (1 / 255, 0.0), ((1 / 58.4, 1 / 57.1, 1 / 57.4), (-2.1, -2.0, -1.8))]

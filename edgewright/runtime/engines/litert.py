@@ -17,6 +17,9 @@ from edgewright.runtime.session import Array, Execution, Session, Shape
 
 __all__ = ["LiteRtSession"]
 
+_STATEFUL = ("VAR_HANDLE", "SVDF", "LSTM", "RNN", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN")
+"""Ops whose tensors outlive a run."""
+
 _HINTS = (
     ("Select TensorFlow op", "convert the model without select_tf: this runtime has only TensorFlow Lite's own ops"),
     ("FlexDelegate", "convert the model without select_tf: this runtime has only TensorFlow Lite's own ops"),
@@ -95,6 +98,7 @@ class LiteRtSession(Session):
         self._shapes = tuple(tuple(map(int, detail["shape"])) for _, detail in inputs)
         ops = _ops(self._interpreter)
         self._resources = ops is None or any(op["op_name"] == "VAR_HANDLE" for op in ops)
+        self.stateful = ops is not None and any(op["op_name"] in _STATEFUL for op in ops)
         self.execution = _execution(ops, self._interpreter)
 
     def _signature(self) -> tuple[dict[str, int], dict[str, int]]:

@@ -115,6 +115,7 @@ class OpenVinoSession(Session):
         self._passed = {index for index, kind in enumerate(sources) if kind == "Parameter"}
         self._compiled = core.compile_model(model, "CPU", config)
         self._request = self._compiled.create_infer_request()
+        self.stateful = bool(self._request.query_state())
         self.execution = _execution(self._compiled)
 
     def _bind(self, shapes: tuple[Shape, ...]) -> None:

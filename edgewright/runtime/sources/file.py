@@ -112,7 +112,7 @@ class FileSource(Source):
         try:
             # Any other backend only where there is no FFmpeg: GStreamer hangs in a file that was cut off.
             there = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
-            backend, threads = (cv2.CAP_FFMPEG, self.decode_threads) if there else (cv2.CAP_ANY, 0)
+            backend, threads = (cv2.CAP_FFMPEG, self.decode_threads or 0) if there else (cv2.CAP_ANY, 0)
             self._capture = opened(str(self._path), backend, threads=threads)
             self._grabbed = bool(self._capture.grab())
         except SourceError as error:
