@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from edgewright.errors import UsageError
 
-__all__ = ["Address", "flag", "parse_address", "positive"]
+__all__ = ["Address", "flag", "one_of", "parse_address", "positive", "whole"]
 
 _BY_SUFFIX = {
     **dict.fromkeys((".mp4", ".mkv", ".avi", ".mov", ".ts", ".webm", ".m4v", ".mpg"), "file"),
@@ -94,6 +94,29 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError("a number above 0 is needed")
     return value
+
+
+def whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
+    """Reads whole numbers in a range, and raises ValueError for others."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            raise ValueError(f"a whole number from {least}{' up' if most is None else f' to {most}'} is needed")
+        return value
+
+    return read
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Reads one of some words, and raises ValueError for others."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"write {' or '.join(words)}")
+        return text
+
+    return read
 
 
 def parse_address(text: str) -> Address:

@@ -20,7 +20,7 @@ import numpy as np
 from edgewright.errors import SourceError
 from edgewright.runtime.frames import Array, Frame, Source
 
-__all__ = ["Link", "LiveSource", "Pace", "count", "decoded", "from_network", "opened", "plausible_rate", "without_password"]
+__all__ = ["Link", "LiveSource", "Pace", "decoded", "from_network", "opened", "plausible_rate", "without_password"]
 
 Capture = Any  # a cv2.VideoCapture; cv2 is imported only when a source is opened
 
@@ -66,18 +66,6 @@ def plausible_rate(capture: Capture) -> float | None:
 
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     return rate if 0 < rate <= 1000 else None
-
-
-def count(text: str) -> int:
-    """A whole number from 0 up, for a setting.
-
-    Raises:
-        ValueError: it is none.
-    """
-    value = int(text)
-    if value < 0:
-        raise ValueError("a whole number from 0 up is needed")
-    return value
 
 
 def without_password(url: str) -> str:

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from edgewright.errors import SinkError, needs
-from edgewright.runtime.address import Address
+from edgewright.runtime.address import Address, whole
 from edgewright.runtime.frames import Result, Sink
 from edgewright.runtime.rows import Complaints, broker, json_line
 from edgewright.runtime.sinks import SINKS
@@ -65,7 +65,7 @@ class KafkaSink(Sink):
     def of(cls, address: Address) -> KafkaSink:
         """Connect, for example to `kafka://host:9092/topic`."""
         host, port, topic = broker(address, 9092)
-        return cls(host, port, topic, **address.options(queue=_count))
+        return cls(host, port, topic, **address.options(queue=whole(1)))
 
     def write(self, result: Result) -> None:
         """Hand one message to the producer, which sends it when it can."""
@@ -110,10 +110,3 @@ class KafkaSink(Sink):
         self._reason = error.str()
         if not self._opening:
             self._troubles.add(f"Kafka at {self._place}: {error.str()}")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError("a whole number of at least 1 is needed")
-    return value

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgewright.artifact import write_atomic
 from edgewright.errors import ArtifactError, SinkError
-from edgewright.runtime.address import Address, positive
+from edgewright.runtime.address import Address, positive, whole
 from edgewright.runtime.frames import Result, Sink
 from edgewright.runtime.sinks import SINKS
 
@@ -70,7 +70,7 @@ class TimelineSink(Sink):
     @classmethod
     def of(cls, address: Address) -> TimelineSink:
         """From `timeline:PATH?width=&every=`."""
-        given = address.options(width=_pixels, every=positive)
+        given = address.options(width=whole(400, 10000), every=positive)
         return cls(Path(address.target), given.get("width", 1200), given.get("every", 5.0))
 
     def write(self, result: Result) -> None:
@@ -107,13 +107,6 @@ class TimelineSink(Sink):
         finally:
             self._next = time.monotonic() + self._every_s
         self._waiting, self._stale = 0, False
-
-
-def _pixels(text: str) -> int:
-    width = int(text)
-    if not 400 <= width <= 10000:
-        raise ValueError("400 to 10000 pixels")
-    return width
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from edgewright.errors import needs
-from edgewright.runtime.address import Address, positive
-from edgewright.runtime.capture import Link, LiveSource, count, opened
+from edgewright.runtime.address import Address, positive, whole
+from edgewright.runtime.capture import Link, LiveSource, opened
 from edgewright.runtime.sources import SOURCES
 
 __all__ = ["CameraSource"]
@@ -62,7 +62,7 @@ class CameraSource(LiveSource):
     @classmethod
     def of(cls, address: Address) -> CameraSource:
         """See `Source.of`: `camera:0?width=640&height=480&rate=30&timeout=2&retries=10`."""
-        settings = address.options(width=count, height=count, rate=positive, timeout=positive, retries=count)
+        settings = address.options(width=whole(), height=whole(), rate=positive, timeout=positive, retries=whole())
         device = address.target or "0"
         return cls(
             int(device) if device.isdecimal() else device,

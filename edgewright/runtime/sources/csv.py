@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from edgewright.errors import SourceError, UsageError
-from edgewright.runtime.address import Address, flag, positive
+from edgewright.runtime.address import Address, flag, one_of, positive
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.rows import Pace, RowError, Rows, names, separator, unit
 from edgewright.runtime.sources import SOURCES
@@ -69,7 +69,7 @@ class CsvSource(Source):
     def of(cls, address: Address) -> CsvSource:
         """Open a file, for example `csv:imu.csv?rate=50&time=timestamp&columns=ax,ay,az`."""
         given = address.options(
-            rate=positive, time=str, unit=unit, columns=names, replay=_replay, header=flag, separator=separator
+            rate=positive, time=str, unit=unit, columns=names, replay=one_of("fast", "recorded"), header=flag, separator=separator
         )
         replay, rate = given.get("replay"), given.get("rate")
         if replay == "recorded" and rate:
@@ -153,9 +153,3 @@ class CsvSource(Source):
 def _chain(first: list[str], rest: Iterator[list[str]]) -> Iterator[list[str]]:
     yield first
     yield from rest
-
-
-def _replay(text: str) -> str:
-    if text not in ("fast", "recorded"):
-        raise ValueError("write fast or recorded")
-    return text

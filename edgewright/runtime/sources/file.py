@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from edgewright.errors import SourceError, needs
-from edgewright.runtime.address import Address, flag
-from edgewright.runtime.capture import Pace, count, decoded, opened, plausible_rate
+from edgewright.runtime.address import Address, flag, whole
+from edgewright.runtime.capture import Pace, decoded, opened, plausible_rate
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.sources import SOURCES
 
@@ -62,7 +62,7 @@ class FileSource(Source):
     @classmethod
     def of(cls, address: Address) -> FileSource:
         """See `Source.of`: `file:clip.mp4?threads=1&loop=no&realtime=no`."""
-        return cls(Path(address.target), **address.options(threads=count, loop=flag, realtime=flag))
+        return cls(Path(address.target), **address.options(threads=whole(), loop=flag, realtime=flag))
 
     def read(self, into: Array | None = None) -> Frame | None:
         """See `Source.read`.

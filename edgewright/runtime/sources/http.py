@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgewright.errors import needs
-from edgewright.runtime.address import Address, positive
-from edgewright.runtime.capture import Link, LiveSource, count, from_network, without_password
+from edgewright.runtime.address import Address, positive, whole
+from edgewright.runtime.capture import Link, LiveSource, from_network, without_password
 from edgewright.runtime.sources import SOURCES
 
 __all__ = ["HttpSource"]
@@ -36,5 +36,5 @@ class HttpSource(LiveSource):
     @classmethod
     def of(cls, address: Address) -> HttpSource:
         """See `Source.of`: `http://host/video#timeout=2&retries=10`; settings stand behind #, ? is the server's."""
-        settings = address.options(timeout=positive, retries=count)
+        settings = address.options(timeout=positive, retries=whole())
         return cls(address.target, silence_s=settings.get("timeout", 2.0), retries=settings.get("retries"))

@@ -8,15 +8,15 @@ import time
 from collections import deque
 from typing import Any, ClassVar, Literal
 
-from edgewright.errors import SourceError, needs
+from edgewright.errors import SourceError
 from edgewright.runtime.address import Address
+from edgewright.runtime.broker import Broker, qos
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.rows import Complaints, RowError, Rows, broker, names, separator, split, unit
 from edgewright.runtime.sources import SOURCES
 
 __all__ = ["MqttSource"]
 
-_OPENING_S = 5.0
 _QUEUED = 1000
 
 
@@ -25,7 +25,8 @@ class MqttSource(Source):
     """Messages of numbers as frames of shape (channels,), dtype float32.
 
     A message is a JSON list, a JSON object, whose keys then are the columns, or numbers with a separator between. What does
-    not fit is told and skipped. A lost connection is taken up again after 1 to 5 s.
+    not fit is told and skipped. A lost connection is taken up again after 1 to 5 s. Where 1000 messages wait to be
+    read, the oldest is let go.
 
     Args:
         host: name or address of the broker.
@@ -42,8 +43,6 @@ class MqttSource(Source):
     """
 
     kind: ClassVar[Literal["image", "sensor"]] = "sensor"
-    skipped: int = 0
-    """Messages that were dropped, oldest first, because 1000 others waited to be read."""
 
     def __init__(
         self,
@@ -57,42 +56,22 @@ class MqttSource(Source):
         password: str = "",
         between: str = ",",
     ) -> None:
-        with needs("mqtt"):
-            from paho.mqtt.client import Client
-            from paho.mqtt.enums import CallbackAPIVersion
-        self.live = True
-        self._place, self._topic, self._qos, self._rows, self._between = f"{host}:{port}", topic, qos, rows, between
+        self.live, self.skipped = True, 0
+        self._topic, self._qos, self._rows, self._between = topic, qos, rows, between
         self._index, self._messages, self._changed = 0, deque[tuple[bytes, int]](), threading.Condition()
-        self._closed, self._settled, self._refused, self._away = False, threading.Event(), "", False
+        self._closed = False
         self._bad = Complaints("broken messages", lambda text: self.tell(text))
-        self._client: Any = Client(CallbackAPIVersion.VERSION2)
-        if user:
-            self._client.username_pw_set(user, password)
-        self._client.reconnect_delay_set(1, 5)
-        self._client.connect_timeout = _OPENING_S
-        self._client.on_connect, self._client.on_disconnect = self._connected, self._disconnected
-        self._client.on_subscribe, self._client.on_message = self._subscribed, self._received
-        deadline = time.monotonic() + _OPENING_S
-        try:
-            self._client.connect(host, port)
-        except OSError as error:
-            self._refused = error.strerror or str(error)
-        else:
-            self._client.loop_start()
-            if not self._settled.wait(max(0.0, deadline - time.monotonic())):
-                self._refused = f"no answer within {_OPENING_S:.0f} s"
-        if self._refused:
-            self.close()
-            raise SourceError(
-                f"no connection to the MQTT broker at host {host}, port {port}: {self._refused}",
-                hint="check that the broker runs and can be reached, and the user and password if it asks for them",
-            )
+        came = lambda: f" after {self._index} samples"  # noqa: E731
+        self._broker = Broker(host, port, user, password, tell=lambda text: self.tell(text), gone=came)
+        client = self._broker.client
+        client.on_connect, client.on_subscribe, client.on_message = self._connected, self._subscribed, self._received
+        self._broker.open(SourceError)
 
     @classmethod
     def of(cls, address: Address) -> MqttSource:
         """Subscribe, for example to `mqtt://host:1883/topic/name?qos=1&time=t&unit=ms`."""
         host, port, topic = broker(address, 1883)
-        given = address.options(qos=_qos, user=str, password=str, time=str, unit=unit, columns=names, separator=separator)
+        given = address.options(qos=qos, user=str, password=str, time=str, unit=unit, columns=names, separator=separator)
         rows = Rows(time=given.get("time", ""), unit=given.get("unit", 10**9), columns=given.get("columns", ()))
         rest = {name: given[name] for name in ("qos", "user", "password") if name in given}
         return cls(host, port, topic, rows, between=given.get("separator", ","), **rest)
@@ -113,7 +92,7 @@ class MqttSource(Source):
                 data, recorded_ns = self._parse(payload)
             except RowError as error:
                 shown = payload[:60].decode("utf-8", "replace")
-                self._bad.add(f"{self._place}: the message '{shown}' was skipped: {error}")
+                self._bad.add(f"{self._broker.place}: the message '{shown}' was skipped: {error}")
                 continue
             index, self._index = self._index, self._index + 1
             return Frame(data, index, captured_ns, recorded_ns)
@@ -123,11 +102,7 @@ class MqttSource(Source):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._client.disconnect()
-        # Not waited for longer: the thread may be in the middle of an attempt to connect.
-        end = threading.Thread(target=self._client.loop_stop, daemon=True)
-        end.start()
-        end.join(0.5)
+        self._broker.close()
 
     def _parse(self, payload: bytes) -> tuple[Array, int | None]:
         text = payload.decode("utf-8", "replace").strip()
@@ -156,29 +131,17 @@ class MqttSource(Source):
             raise
 
     def _connected(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if reason.is_failure:
-            if not self._settled.is_set():
-                self._refused = str(reason)
-                self._settled.set()
-            return
-        client.subscribe(self._topic, self._qos)
-        if self._away:
-            self._away = False
-            self.tell(f"the MQTT broker at {self._place} is back")
+        if self._broker.connected(reason):
+            client.subscribe(self._topic, self._qos)
 
     def _subscribed(self, _client: Any, _data: Any, _mid: int, reasons: list[Any], _properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
             problem = f"the subscription to '{self._topic}' was refused ({reasons[0]})"
-            if self._settled.is_set():
-                self.tell(f"{self._place}: {problem}")
+            if self._broker.settled.is_set():
+                self.tell(f"{self._broker.place}: {problem}")
             else:
-                self._refused = problem
-        self._settled.set()
-
-    def _disconnected(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if self._settled.is_set() and not self._closed and not self._away and not self._refused:
-            self._away = True
-            self.tell(f"the MQTT broker at {self._place} is gone after {self._index} samples ({reason}); it is tried again")
+                self._broker.refused = problem
+        self._broker.settled.set()
 
     def _received(self, _client: Any, _data: Any, message: Any) -> None:
         now = time.monotonic_ns()
@@ -188,10 +151,3 @@ class MqttSource(Source):
                 self.skipped += 1
             self._messages.append((message.payload, now))
             self._changed.notify()
-
-
-def _qos(text: str) -> int:
-    value = int(text)
-    if value not in (0, 1, 2):
-        raise ValueError("write 0, 1 or 2")
-    return value

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgewright.errors import needs
-from edgewright.runtime.address import Address, positive
-from edgewright.runtime.capture import Link, LiveSource, count, from_network, without_password
+from edgewright.runtime.address import Address, one_of, positive, whole
+from edgewright.runtime.capture import Link, LiveSource, from_network, without_password
 from edgewright.runtime.sources import SOURCES
 
 __all__ = ["RtspSource"]
@@ -40,16 +40,10 @@ class RtspSource(LiveSource):
     @classmethod
     def of(cls, address: Address) -> RtspSource:
         """See `Source.of`: `rtsp://host/path#timeout=2&transport=tcp&retries=10`; settings stand behind #, ? is the server's."""
-        settings = address.options(timeout=positive, transport=_transport, retries=count)
+        settings = address.options(timeout=positive, transport=one_of("tcp", "udp"), retries=whole())
         return cls(
             address.target,
             transport=settings.get("transport", "tcp"),
             silence_s=settings.get("timeout", 2.0),
             retries=settings.get("retries"),
         )
-
-
-def _transport(text: str) -> str:
-    if text not in {"tcp", "udp"}:
-        raise ValueError("write tcp or udp")
-    return text

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, ClassVar, Literal
 
 from edgewright.errors import SourceError, UsageError, needs
-from edgewright.runtime.address import Address
+from edgewright.runtime.address import Address, whole
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.rows import Complaints, RowError, Rows, names, separator, split, unit
 from edgewright.runtime.sources import SOURCES
@@ -60,7 +60,7 @@ class SerialSource(Source):
     def of(cls, address: Address) -> SerialSource:
         """Open a port, for example `serial:/dev/ttyUSB0?baud=115200&separator=,&time=0&unit=ms`; columns are numbered from 0."""
         given = address.options(
-            baud=_count, separator=separator, time=str, unit=unit, columns=names, channels=_count, retries=_count_or_none
+            baud=whole(1), separator=separator, time=str, unit=unit, columns=names, channels=whole(1), retries=_count_or_none
         )
         time_too = 1 if given.get("time") else 0
         rows = Rows(
@@ -174,12 +174,5 @@ def _hint(error: Exception) -> str:
     return "list the ports with: python -m serial.tools.list_ports"
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError("a whole number of at least 1 is needed")
-    return value
-
-
 def _count_or_none(text: str) -> int | None:
-    return None if text == "endless" else max(0, int(text))
+    return None if text == "endless" else whole()(text)

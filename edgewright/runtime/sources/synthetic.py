@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from edgewright.errors import UsageError
-from edgewright.runtime.address import Address, positive
+from edgewright.runtime.address import Address, positive, whole
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.rows import Pace
 from edgewright.runtime.sources import SOURCES
@@ -42,12 +42,12 @@ class SyntheticSource(Source):
     def of(cls, address: Address) -> SyntheticSource:
         """Open `synthetic:image?width=640&height=480&rate=25&count=100` or `synthetic:sensor?channels=6&rate=50&seed=0`."""
         if address.target == "image":
-            given = address.options(width=_whole, height=_whole, rate=positive, count=_whole)
+            given = address.options(width=whole(1), height=whole(1), rate=positive, count=whole(1))
             return SyntheticImages(
                 given.get("width", 640), given.get("height", 480), rate_hz=given.get("rate"), count=given.get("count")
             )
         if address.target == "sensor":
-            given = address.options(channels=_whole, rate=positive, count=_whole, seed=_seed)
+            given = address.options(channels=whole(1), rate=positive, count=whole(1), seed=whole())
             return SyntheticSamples(
                 given.get("channels", 6), rate_hz=given.get("rate"), count=given.get("count"), seed=given.get("seed", 0)
             )
@@ -117,17 +117,3 @@ class SyntheticSamples(SyntheticSource):
         clean = np.sin(2 * np.pi * self._turns * index)
         sample: Array = (clean + 0.1 * self._noise.standard_normal(len(self._turns))).astype(np.float32)
         return sample
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError("a whole number of at least 1 is needed")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError("a whole number of at least 0 is needed")
-    return value
