@@ -1,6 +1,7 @@
 """What tests of the whole share: small trained models, and a cache of their own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,31 @@ def trained(tmp_path_factory):
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Debian's Chromium without a window."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = binary
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update"),
+        *("disable-sync", "no-first-run", "window-size=1440,900", f"user-data-dir={tmp_path_factory.mktemp('profile')}"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
 
 
 @pytest.fixture(autouse=True)

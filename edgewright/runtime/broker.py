@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from edgewright.errors import EdgewrightError, needs
-from edgewright.runtime.frames import Tell
 
 __all__ = ["Broker", "qos"]
 

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import re
-import shutil
 import socket
 import struct
 import sys
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser_page import emulate
 
 from edgewright.detection import Detection
 from edgewright.errors import EdgewrightError, MissingPackageError, SinkError, UsageError
@@ -464,37 +464,6 @@ def answered(url: str) -> bool:
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Debian's Chromium without a window."""
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = binary
-    for flag in (
-        *("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update"),
-        *("disable-sync", "no-first-run", "window-size=1440,900", f"user-data-dir={tmp_path_factory.mktemp('profile')}"),
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        yield chrome
-    finally:
-        chrome.quit()
-
-
-def emulate(browser: Any, width: int, scheme: str = "light") -> None:
-    size = {"width": width, "height": 844 if width < 600 else 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
 
 
 def visit(browser: Any, url: str) -> None:
