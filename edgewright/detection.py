@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.boxes import soften, suppress
+from edgewright.declared import from_fields, read_settings
 from edgewright.detection_heads import Candidates, read_head
 from edgewright.errors import ShapeError, UsageError
 from edgewright.preprocess import Preprocess
@@ -162,16 +163,8 @@ class Detection:
         Raises:
             UsageError: a setting is unknown, given twice, or cannot be read; the message names the known ones.
         """
-        known = [field.name for field in fields(cls)]
-        given: dict[str, Any] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            key, equals, value = (piece.strip() for piece in part.partition("="))
-            if key not in known or not equals:
-                raise UsageError(f"detection has no setting '{part}'", hint=f"write key=value, known: {', '.join(known)}")
-            if key in given:
-                raise UsageError(f"detection sets {key} twice")
-            given[key] = _read(key, value)
-        return cls.from_json(given)
+        given = read_settings(text, "detection", [field.name for field in fields(cls)])
+        return cls.from_json({key: _read(key, value) for key, value in given.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Plain form for JSON."""
@@ -184,16 +177,9 @@ class Detection:
         Raises:
             UsageError: a setting is unknown (leaving it out would change the boxes) or has an impossible value.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(data) - set(known)):
-            raise UsageError(
-                f"detection has unknown settings: {', '.join(unknown)}",
-                hint=f"known: {', '.join(known)}; a newer Edgewright may have written them",
-            )
         if "head" not in data:
             raise UsageError("detection declares no head", hint=f"write head= and one of {', '.join(_CHOICES['head'])}")
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-        return cls(**values)
+        return from_fields(cls, "detection", data)
 
     def boxes(
         self, outputs: Mapping[str, Array], input_size: tuple[int, int], raw_size: tuple[int, int], preprocess: Preprocess

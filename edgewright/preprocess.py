@@ -7,7 +7,7 @@ they come from. Arrays that are model-ready already declare none and pass unchan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import TensorSpec
+from edgewright.declared import from_fields, read_settings
 from edgewright.errors import SamplesError, ShapeError, UsageError, needs
 
 __all__ = ["Placement", "Preprocess", "decode", "encode", "read_image"]
@@ -105,14 +106,7 @@ class Preprocess:
         Raises:
             UsageError: a key or value is unknown, given twice, or no number; the message names the known ones.
         """
-        given: dict[str, str] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            key, equals, value = (piece.strip() for piece in part.partition("="))
-            if key not in KEYS or not equals:
-                raise UsageError(f"preprocess has no setting '{part}'", hint=f"write key=value, known: {', '.join(KEYS)}")
-            if key in given:
-                raise UsageError(f"preprocess sets {key} twice: '{given[key]}' and '{value}'")
-            given[key] = value
+        given = read_settings(text, "preprocess", KEYS)
         if not given:
             raise UsageError("the preprocess declaration is empty", hint=f"known: {', '.join(KEYS)}")
         numbers: dict[str, Numbers] = {
@@ -140,17 +134,7 @@ class Preprocess:
         Raises:
             UsageError: a field is unknown (leaving it out would change the numbers) or has an impossible value.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(data) - set(known)):
-            raise UsageError(
-                f"preprocess has unknown settings: {', '.join(unknown)}",
-                hint=f"known: {', '.join(known)}; a newer Edgewright may have written them",
-            )
-        try:
-            values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-            return cls(**values)
-        except TypeError as error:
-            raise UsageError(f"preprocess has a value of a wrong kind: {error}") from error
+        return from_fields(cls, "preprocess", data)
 
     def placement(self, height: int, width: int) -> Placement:
         """Where a raw image of this height and width lies in the result; maps boxes back to the raw image."""

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import TensorSpec
+from edgewright.declared import says_number
 from edgewright.errors import SamplesError, UsageError
 from edgewright.preprocess import read_image
 
@@ -305,18 +306,10 @@ def _is_label(column: str) -> bool:
 def _columns(row: list[str]) -> tuple[list[str], bool]:
     """Column names, and whether the first row gives them: it does if it names a label column or holds no number at all."""
     cells = [cell.strip() for cell in row]
-    words = [cell for cell in cells if not _is_number(cell)]
+    words = [cell for cell in cells if not says_number(cell)]
     if words and (len(words) == len(cells) or any(map(_is_label, words))):
         return cells, True
     return [str(at + 1) for at in range(len(cells))], False
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _number(path: Path, row: int, column: str, cell: str) -> float:

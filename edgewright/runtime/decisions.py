@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgewright.declared import from_fields, is_number, read_number, read_settings
 from edgewright.errors import SamplesError, ShapeError, UsageError
-from edgewright.runtime.declared import from_fields, is_number, read_number, read_settings
 from edgewright.runtime.frames import Array
 
 __all__ = ["AnomalyThreshold", "Decider", "Decision", "Smoothing", "learn_threshold", "threshold_interval"]

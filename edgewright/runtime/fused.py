@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+from edgewright.declared import read_number, read_settings
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.runtime.address import Address
-from edgewright.runtime.declared import read_number, read_settings
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.fusion import Fusion
 

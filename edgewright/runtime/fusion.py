@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from edgewright.declared import is_number
 from edgewright.errors import SourceError, UsageError
-from edgewright.runtime.declared import is_number
 from edgewright.runtime.frames import Array, Frame
 from edgewright.runtime.windows import between, values_of
 

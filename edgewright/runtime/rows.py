@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from edgewright.declared import says_number
 from edgewright.errors import SinkError, UsageError
 from edgewright.runtime.address import Address
 from edgewright.runtime.frames import Array, Result
@@ -108,7 +109,7 @@ class Rows:
         layout = self._plan(len(cells))
         used = [*layout.channels, *([layout.time] if layout.time is not None else [])]
         filled = [cells[place] for place in used if cells[place].strip()]
-        return bool(filled) and not any(_is_number(cell) for cell in filled)
+        return bool(filled) and not any(says_number(cell) for cell in filled)
 
     def take_header(self, cells: Sequence[str]) -> None:
         """Name the columns.
@@ -181,14 +182,6 @@ class Rows:
         if not value.is_finite() or value.adjusted() > _LONGEST_EXPONENT:
             raise RowError(f"time column {self.label(place)} is '{_short(cell)}', expected is a number")
         return int(value * self._unit)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _columns(count: int) -> str:

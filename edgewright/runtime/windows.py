@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgewright.declared import from_fields, is_number, read_number, read_settings
 from edgewright.errors import ShapeError, SourceError, UsageError
-from edgewright.runtime.declared import from_fields, is_number, read_number, read_settings
 from edgewright.runtime.frames import Array, Frame
 
 __all__ = ["Window", "Windower", "Windowing"]

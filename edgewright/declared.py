@@ -1,4 +1,4 @@
-"""Declarations as text and as JSON: what windows, smoothing and fusion read alike."""
+"""Declarations as text and as JSON: what preprocessing, detection, windows, smoothing and fusion read alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from edgewright.errors import UsageError
 
-__all__ = ["from_fields", "is_number", "read_number", "read_settings"]
+__all__ = ["from_fields", "is_number", "read_number", "read_settings", "says_number"]
 
 T = TypeVar("T")
 
@@ -17,6 +17,15 @@ T = TypeVar("T")
 def is_number(value: object) -> bool:
     """Whether a value is a finite int or float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def says_number(text: str) -> bool:
+    """Whether a text is a number, nan and inf among them."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_number(text: str, what: str, kind: type[int] | type[float]) -> int | float:
@@ -61,6 +70,6 @@ def from_fields(cls: type[T], what: str, data: Mapping[str, Any]) -> T:
             hint=f"known: {', '.join(known)}; a newer Edgewright may have written them",
         )
     try:
-        return cls(**data)
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
     except TypeError as error:
         raise UsageError(f"{what} lacks a setting or has one of a wrong kind: {error}") from error
