@@ -58,6 +58,7 @@ _CODE = (
     "benchmarks/weighted",
     "conversion",
     "converters",
+    "declared",
     "evaluation",
     "keras_layers",
     "optimizers",
