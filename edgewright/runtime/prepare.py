@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
-from edgewright.errors import ShapeError
+from edgewright.errors import ShapeError, needs
 from edgewright.preprocess import Preprocess, encode
 from edgewright.runtime.frames import Array
 
@@ -46,7 +46,7 @@ class Prepare:
         if self._images and preprocess is not None and preprocess.layout == "hwc":
             self._table = _table(spec, preprocess, self.shape[-1])
             flipped = (_ALL ^ 0x80).view(np.int8)
-            self._flips = spec.dtype == "int8" and bool((self._table == flipped[:, None]).all())
+            self._flips = spec.dtype == "int8" and np.array_equal(self._table, flipped)
 
     @property
     def quick(self) -> bool:
@@ -107,11 +107,10 @@ class Prepare:
         result = self.slot() if into is None else into
         if self._flips:
             np.bitwise_xor(image, 0x80, out=result[0].view(np.uint8))
-        elif self._table.shape[1] == 1:
-            np.take(self._table[:, 0], image, out=result[0], mode="clip")
         else:
-            for channel in range(image.shape[2]):
-                np.take(self._table[:, channel], image[..., channel], out=result[0, ..., channel], mode="clip")
+            with needs("video"):
+                import cv2
+            result[0] = np.reshape(cv2.LUT(image, self._table), image.shape)
         return result
 
     def _resized(self, raw: Array, preprocess: Preprocess) -> Array:
@@ -127,8 +126,9 @@ class Prepare:
 
 
 def _table(spec: TensorSpec, preprocess: Preprocess, channels: int) -> Array:
-    """What each value of a pixel is stored as: shape (256, 1), or (256, channels) where channels differ."""
+    """What each value of a pixel is stored as: shape (256,), or (1, 256, channels) where channels differ."""
     scaling = Preprocess(scale=preprocess.scale, offset=preprocess.offset)
     wide = isinstance(preprocess.scale, tuple) or isinstance(preprocess.offset, tuple)
     values: Any = np.repeat(_ALL[:, None], channels if wide else 1, axis=1)
-    return np.asarray(encode(spec, scaling.apply(values)))
+    table = np.asarray(encode(spec, scaling.apply(values)))
+    return table[:, 0] if table.shape[1] == 1 else table[np.newaxis]  # as OpenCV takes tables
