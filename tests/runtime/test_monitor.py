@@ -39,6 +39,12 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e\"'\\\n"
 LABELS = ("walking", "<b>running</b>", HOSTILE, "a_name_that_is_long_and_has_no_place_to_break_" * 4)
 
 
+@pytest.fixture(autouse=True)
+def no_handlers(monkeypatch):
+    """The command line, run by another test of this process, leaves a handler that prints what is logged."""
+    monkeypatch.setattr(logging.getLogger("edgewright"), "handlers", [])
+
+
 class Given(Source):
     """Frames from a list, and then silence until it is closed.
 
