@@ -10,11 +10,16 @@ __all__ = [
     "ArtifactError",
     "BudgetError",
     "ConversionError",
+    "DeviceBusyError",
+    "DeviceError",
     "EdgewrightError",
     "EngineError",
+    "MeterError",
     "MissingPackageError",
     "ModelError",
+    "PlacementError",
     "PluginError",
+    "RegressionError",
     "SamplesError",
     "ShapeError",
     "SinkError",
@@ -40,6 +45,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serial": ("serial",),
     "kafka": ("confluent_kafka",),
     "monitor": ("prometheus_client",),
+    "ssh": ("asyncssh",),
     "metrics": ("sklearn",),
     "report": ("jinja2", "vl_convert"),
     "tensorboard": ("tensorboard",),
@@ -130,6 +136,18 @@ class SinkError(EdgewrightError):
     """Results cannot be written where they were to go."""
 
 
+class DeviceError(EdgewrightError):
+    """A board cannot be reached, refuses a command, lacks what is needed, or went away."""
+
+
+class DeviceBusyError(DeviceError):
+    """Another run holds the board."""
+
+
+class MeterError(EdgewrightError):
+    """A power meter is missing, cannot be read, or gave a trace that no figure can be taken from."""
+
+
 class PluginError(EdgewrightError):
     """A plug-in is unknown, or was written for another version of its interface."""
 
@@ -142,6 +160,16 @@ class BudgetError(EdgewrightError):
     """An accuracy, size or latency budget is broken."""
 
     exit_code = 3
+
+
+class PlacementError(BudgetError):
+    """Less of a model runs where it was expected to run than `--expect` asks for."""
+
+
+class RegressionError(EdgewrightError):
+    """A figure is worse than in the report that it is compared with, by more than was allowed."""
+
+    exit_code = 5
 
 
 class VerificationError(EdgewrightError):

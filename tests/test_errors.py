@@ -9,7 +9,7 @@ from edgewright.errors import EXTRAS, EdgewrightError, MissingPackageError, erro
 
 CLASSES = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 
-EXIT_CODES = {"UsageError": 2, "BudgetError": 3, "VerificationError": 4}
+EXIT_CODES = {"UsageError": 2, "BudgetError": 3, "PlacementError": 3, "VerificationError": 4, "RegressionError": 5}
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Boards: reach them, put files on them, run there."""
