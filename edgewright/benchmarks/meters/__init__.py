@@ -1,0 +1,1 @@
+"""Power meters: one file each, named as `--meter` names them; see `edgewright.benchmarks.power`."""
