@@ -1,4 +1,4 @@
-"""Measure one model in the process that this is called in: load, first inference, steady latency, memory.
+"""Measure one model in the process that this is called in: load, first inference, steady latency, memory and more.
 
 Needs NumPy and one engine, so that a board can run it too: `python -m edgewright.benchmarks bench MODEL --json`.
 """
@@ -10,9 +10,8 @@ import gc
 import math
 import os
 import platform
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import TensorSpec
-from edgewright.errors import PluginError, UsageError
+from edgewright.benchmarks.conditions import conditions, throttled
+from edgewright.benchmarks.memory import arena, memory_now, reset_peak, resident
+from edgewright.errors import EdgewrightError, PluginError, UsageError
 from edgewright.runtime import ENGINES, Session, open_session
 from edgewright.runtime.machine import fingerprint, machine
 
@@ -36,7 +37,12 @@ LEAST_RUNS = 3
 
 LONGEST_WARMUP_S = 10.0
 LONGEST_S = 30.0
-"""When the timed runs of a slow model end although there were not `min_runs` of them."""
+"""When the timed runs of a slow model end although there were not `min_runs` of them, and its runs after idle gaps."""
+
+PROFILED_S = 1.0
+LEAST_PROFILED = 10
+MOST_PROFILED = 200
+"""Runs in which ops are timed: as many as take a second, within these limits."""
 
 
 def measure(
@@ -50,6 +56,14 @@ def measure(
     min_runs: int = 50,
     max_runs: int = 20000,
     seed: int = 0,
+    idle_gaps: int = 20,
+    gap_ms: float = 100.0,
+    profile: bool = False,
+    meter: str = "auto",
+    meter_root: str = "/",
+    energy_s: float = 10.0,
+    baseline_s: float = 3.0,
+    marker: bool = False,
 ) -> dict[str, Any]:
     """Load a model here and time it; a job for `worker.run`, so arguments and result are JSON values.
 
@@ -68,10 +82,23 @@ def measure(
         min_runs: timed runs at least, for which they go on beyond `duration_s`, up to 30 s; there are always 3.
         max_runs: timed runs at most, at which they end before `duration_s`.
         seed: of the random feeds.
+        idle_gaps: single inferences after a gap in which this process sleeps, so that deep sleep, clocks that must rise
+            and cold caches show; they end early when they take more than 30 s, after 3 of them.
+        gap_ms: length of a gap.
+        profile: time every op too, in runs of their own behind the timed ones.
+        meter: a power meter's name and option, "auto" for the first that can be read here, "none".
+        meter_root: where meters and conditions are read from; recorded files of another machine work too.
+        energy_s: seconds of inferences under the meter.
+        baseline_s: seconds of idling under the meter, before and behind them each.
+        marker: begin and end the metered inferences with a pattern that can be found in a trace of another clock.
 
     Returns:
         `import_ns`: imports of the engine's packages. `load_ns`: opening the session, without them. `first_ns`: the first
-        inference, which binds memory. `latencies_ns`: every timed inference in order. `cpu_share`: processor time of this
+        inference, which binds memory. `latencies_ns`: every timed inference in order. `after_idle_ns`: `gap_ms` and the
+        `latencies_ns` of the inferences after gaps. `arena_bytes` of the engine, None where `arena_why_absent` says so.
+        `conditions`: clocks and heat (`conditions.conditions`) `before` the warm-up and `after` the timed inferences,
+        `throttled` and `why` of the time between. `placement`, `profile`, `energy`: what the modules of these names found
+        in the end, or `why_absent`. `cpu_share`: processor time of this
         process over wall time while they ran; about `threads` on a machine with nothing else to do. `clock_ns`: least
         step of the clock between two readings. `rss`: resident bytes `before_bytes` the engine is imported,
         `loaded_bytes` after load, `peak_bytes` from load to end (`peak_since` "start" where the system cannot reset the
@@ -81,31 +108,42 @@ def measure(
         has none), `machine`, `fingerprint`, `python`, `numpy`.
 
     Raises:
-        UsageError: a time or a number of runs is not positive.
+        UsageError: a time or a number of runs is too small.
         EdgewrightError: what `open_session` and `Session.run` raise.
     """
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "min_runs": min_runs, "max_runs": max_runs, "seed": seed}
+    settings |= {"idle_gaps": idle_gaps, "gap_ms": gap_ms, "energy_s": energy_s, "baseline_s": baseline_s}
     _check(settings)
     load_average = _load_average()
     for name in ENGINES.names():
         with suppress(ImportError, PluginError):  # open_session says why, if it is the one that is needed
             ENGINES.get(name)
     times = np.ones(max_runs, np.int64)  # written, so that its memory counts before the model's
-    reset, before = _reset_peak(), _memory()
+    root = Path(meter_root)
+    reset, before = reset_peak(), memory_now()
     with _timed_imports() as imports:
         started = time.perf_counter_ns()
         session = open_session(path, engine=engine, threads=threads, exact=exact)
         opened_ns = time.perf_counter_ns() - started
     with session:
-        loaded = _memory()
+        loaded = memory_now()
         rng = np.random.default_rng(seed)
         feeds = {spec.name: _feed(spec, rng) for spec in session.inputs}
         with _no_garbage_collection():
             started = time.perf_counter_ns()
             results = session.run(feeds)
             first_ns = time.perf_counter_ns() - started
+            cool = conditions(root)
             warmup_runs = _warm_up(session, feeds, warmup_s)
             count, cpu_share = _steady(session, feeds, times, duration_s, min_runs)
+            warm = conditions(root)
+            after_idle = _after_idle(session, feeds, idle_gaps, gap_ms)
+            ended = memory_now()  # what follows may load the model once more
+            latency_s = float(np.median(times[:count])) / 1e9
+            metering = {"meter": meter, "root": root, "energy_s": energy_s, "baseline_s": baseline_s, "marker": marker}
+            found = _in_the_end(session, feeds, latency_s, profile, metering)
+        arena_bytes, arena_why = arena(session)
+        was_throttled, why = throttled(cool, warm)
         return {
             "schema": 1,
             "pid": os.getpid(),
@@ -116,15 +154,20 @@ def measure(
             "exact": exact,
             "inputs": [{**spec.to_json(), "fed": list(feeds[spec.name].shape)} for spec in session.inputs],
             "batch": _batch([*feeds.values(), *results.values()]),
-            "settings": settings,
+            "settings": {**settings, "profile": profile, "meter": meter},
             "import_ns": imports[0],
             "load_ns": opened_ns - imports[0],
             "first_ns": first_ns,
             "warmup_runs": warmup_runs,
             "latencies_ns": times[:count].tolist(),
+            "after_idle_ns": {"gap_ms": gap_ms, "latencies_ns": after_idle},
             "cpu_share": cpu_share,
             "clock_ns": _clock_ns(),
-            "rss": _resident(before, loaded, _memory(), reset),
+            "rss": resident(before, loaded, ended, reset),
+            "arena_bytes": arena_bytes,
+            "arena_why_absent": arena_why,
+            "conditions": {"before": cool, "after": warm, "throttled": was_throttled, "why": why},
+            **found,
             "load_average": load_average,
             "machine": machine(),
             "fingerprint": fingerprint(),
@@ -133,18 +176,59 @@ def measure(
         }
 
 
+def _in_the_end(
+    session: Session, feeds: Mapping[str, Array], latency_s: float, profile: bool, metering: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Placement, profile and energy, each by its own module, which is imported for those who ask."""
+
+    def place() -> Any:
+        from edgewright.benchmarks.placement import record
+
+        return record(session)
+
+    def time_ops() -> Any:
+        from edgewright.benchmarks.profile import profile as measured
+
+        return measured(session, feeds, max(LEAST_PROFILED, min(MOST_PROFILED, int(PROFILED_S / max(latency_s, 1e-6)))))
+
+    def meter_it() -> Any:
+        from edgewright.benchmarks.energy import measure_energy
+
+        return measure_energy(lambda: session.run(feeds), latency_s=latency_s, **metering)
+
+    unmetered = {"why_absent": "no meter was asked for (--meter none)"}
+    return {
+        "placement": _or_why(place),
+        "profile": _or_why(time_ops) if profile else {"why_absent": "no profile was asked for (--profile)"},
+        "energy": unmetered if metering["meter"] == "none" else _or_why(meter_it),
+    }
+
+
+def _or_why(part: Callable[[], Any]) -> dict[str, Any]:
+    """What a part of the record found, or the reason why it found nothing."""
+    try:
+        return dict(part())
+    except EdgewrightError as error:
+        return {"why_absent": error.message}
+    except ImportError as error:  # TEMPORARY, while the modules are being written
+        if not (error.name or "").startswith("edgewright"):
+            raise
+        return {"why_absent": f"{error.name} is not there yet"}
+
+
 def _check(settings: Mapping[str, float]) -> None:
     """Refuse times and numbers of runs that measure nothing.
 
     Raises:
         UsageError: one of them is too small or no number.
     """
-    least = {"warmup_s": 0.0, "min_runs": 1, "max_runs": LEAST_RUNS}
+    least = {"warmup_s": 0.0, "min_runs": 1, "max_runs": LEAST_RUNS, "idle_gaps": 0, "gap_ms": 0.0, "baseline_s": 0.0}
     for name, low in least.items():
         if not low <= settings[name] < math.inf:
             raise UsageError(f"{name} is {settings[name]}, {low:g} is the least", hint="leave it out to take the default")
-    if not 0 < settings["duration_s"] < math.inf:
-        raise UsageError(f"duration_s is {settings['duration_s']}, more than 0 is needed", hint="write for example 1")
+    for name in ("duration_s", "energy_s"):
+        if not 0 < settings[name] < math.inf:
+            raise UsageError(f"{name} is {settings[name]}, more than 0 is needed", hint="write for example 1")
 
 
 def _feed(spec: TensorSpec, rng: np.random.Generator) -> Array:
@@ -197,6 +281,21 @@ def _steady(session: Session, feeds: Mapping[str, Array], times: Array, duration
         if count == most or (end >= enough and count >= min_runs) or (end >= last and count >= LEAST_RUNS):
             break
     return count, (time.process_time_ns() - cpu_started) / max(1, clock() - started)
+
+
+def _after_idle(session: Session, feeds: Mapping[str, Array], gaps: int, gap_ms: float) -> list[int]:
+    """Nanoseconds of single runs, each after this process slept."""
+    clock, found = time.perf_counter_ns, []
+    last = clock() + int(LONGEST_S * 1e9)
+    for _ in range(gaps):
+        time.sleep(gap_ms / 1000)
+        begin = clock()
+        session.run(feeds)
+        end = clock()
+        found.append(end - begin)
+        if end >= last and len(found) >= LEAST_RUNS:
+            break
+    return found
 
 
 @contextmanager
@@ -254,42 +353,3 @@ def _load_average() -> float | None:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
         return None
-
-
-def _reset_peak() -> bool:
-    """Have Linux count the peak of resident memory from now on; whether it does (see proc_pid_clear_refs(5))."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _memory() -> dict[str, int]:
-    """Resident bytes: "now" where Linux tells, "peak" also on other Unix systems."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-        return {"now": found["VmRSS"], "peak": found["VmHWM"]}
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return {}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak": peak if sys.platform == "darwin" else peak * 1024}
-
-
-def _resident(before: Mapping[str, int], loaded: Mapping[str, int], end: Mapping[str, int], reset: bool) -> dict[str, Any]:
-    """What `measure` tells of memory, from three readings."""
-    why = "" if "now" in end else f"{platform.system()} does not tell a process its resident memory"
-    # The kernel sums its per-core counters at different moments: a peak may read a little below an earlier reading.
-    readings = [reading for state in (loaded, end) for reading in state.values()]
-    return {
-        "before_bytes": before.get("now"),
-        "loaded_bytes": loaded.get("now"),
-        "peak_bytes": max(readings, default=None),
-        "peak_since": "load" if reset else "start",
-        "why_absent": why,
-    }

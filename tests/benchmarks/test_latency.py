@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgewright.artifact import TensorSpec
-from edgewright.benchmarks import latency
+from edgewright.benchmarks import latency, memory
 from edgewright.benchmarks.__main__ import main
 from edgewright.benchmarks.latency import measure
 from edgewright.errors import EdgewrightError, EngineError, PluginError, UsageError
@@ -26,7 +26,7 @@ from edgewright.testing_models import plus_one_onnx, plus_one_openvino, plus_one
 
 ROOT = Path(__file__).parents[2]
 MS = 1_000_000
-QUICK = {"warmup_s": 0.0, "duration_s": 0.001, "min_runs": 10}
+QUICK = {"warmup_s": 0.0, "duration_s": 0.001, "min_runs": 10, "idle_gaps": 0, "meter": "none"}
 
 WRITERS: dict[str, tuple[str, Callable[..., Path]]] = {
     "litert": ("ai_edge_litert", plus_one_tflite),
@@ -45,6 +45,9 @@ class Clock:
         return self.now
 
     process_time_ns = perf_counter_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
 
 
 class FakeSession(Session):
@@ -146,7 +149,7 @@ def test_every_time_is_told_apart(
     fake.on_load = staticmethod(load)
     fake.on_run = staticmethod(lambda number: advance(clock, 7 if number == 1 else 1 + 2 * (number % 2)))
     try:
-        found = measure(file, engine="fake", warmup_s=0.1, duration_s=1.0)
+        found = measure(file, engine="fake", warmup_s=0.1, duration_s=1.0, idle_gaps=0, meter="none")
     finally:
         for name in ("slow_outer_package", "slow_inner_package"):
             sys.modules.pop(name, None)
@@ -172,9 +175,31 @@ def test_numbers_of_runs(
     file: str, fake: type[FakeSession], clock: Clock, run_ms: float, options: dict[str, Any], warmup: int, timed: int
 ) -> None:
     fake.on_run = staticmethod(lambda number: advance(clock, run_ms))
-    found = measure(file, engine="fake", **options)
+    found = measure(file, engine="fake", idle_gaps=0, meter="none", **options)
     assert (found["warmup_runs"], len(found["latencies_ns"])) == (warmup, timed)
     assert set(found["latencies_ns"]) == {round(run_ms * MS)}
+
+
+def test_after_idle_gaps(file: str, fake: type[FakeSession], clock: Clock) -> None:
+    """Runs take 2 ms, and 9 ms more when nothing ran for 50 ms: those after a gap are told apart from the steady ones."""
+    last = [0]
+
+    def run(number: int) -> None:
+        slept = clock.now - last[0] >= 50 * MS
+        advance(clock, 11 if slept and number > 1 else 2)
+        last[0] = clock.now
+
+    fake.on_run = staticmethod(run)
+    found = measure(file, engine="fake", warmup_s=0, duration_s=0.1, idle_gaps=7, gap_ms=60, meter="none")
+    assert found["after_idle_ns"] == {"gap_ms": 60, "latencies_ns": [11 * MS] * 7}
+    assert set(found["latencies_ns"]) == {2 * MS}
+    assert measure(file, engine="fake", **QUICK)["after_idle_ns"]["latencies_ns"] == []
+
+
+def test_idle_gaps_of_a_slow_model_end(file: str, fake: type[FakeSession], clock: Clock) -> None:
+    fake.on_run = staticmethod(lambda number: advance(clock, 9_900))
+    found = measure(file, engine="fake", warmup_s=0, duration_s=1, idle_gaps=20, gap_ms=100, meter="none")
+    assert len(found["after_idle_ns"]["latencies_ns"]) == 3
 
 
 def test_feeds(file: str, fake: type[FakeSession]) -> None:
@@ -251,7 +276,7 @@ def test_no_proc(file: str, fake: type[FakeSession], monkeypatch: pytest.MonkeyP
     def gone(*_: object, **__: object) -> str:
         raise OSError
 
-    monkeypatch.setattr(latency, "Path", lambda _: SimpleNamespace(read_text=gone, write_text=gone))
+    monkeypatch.setattr(memory, "Path", lambda _: SimpleNamespace(read_text=gone, write_text=gone))
     rss = measure(file, engine="fake", **QUICK)["rss"]
     assert rss["peak_bytes"] > 1 << 20
     assert rss["peak_since"] == "start"
@@ -306,6 +331,10 @@ def test_a_refused_file_is_one_error(file: str, fake: type[FakeSession], tmp_pat
         {"min_runs": 0},
         {"max_runs": 2},
         {"threads": 0},
+        {"idle_gaps": -1},
+        {"gap_ms": float("nan")},
+        {"energy_s": 0},
+        {"baseline_s": -1},
     ],
 )
 def test_settings_that_measure_nothing(options: dict[str, Any], file: str, fake: type[FakeSession]) -> None:
@@ -331,7 +360,8 @@ class Block:
             raise ModuleNotFoundError(f"blocked: {name}", name=name)
 
 sys.meta_path.insert(0, Block())
-sys.argv = ["bench", "bench", sys.argv[2], "--threads", "2", "--duration", "0.01", "--exact", "--json"]
+sys.argv = ["bench", "bench", sys.argv[2], "--threads", "2", "--duration", "0.01", "--exact", "--json",
+            "--idle-gaps", "4", "--gap-ms", "1", "--meter", "none", "--max-runs", "300", "--warmup", "0", "--seed", "5"]
 try:
     runpy.run_module("edgewright.benchmarks", run_name="__main__")
 except SystemExit as ending:
@@ -352,16 +382,36 @@ def test_numpy_and_one_engine_are_enough(tmp_path: Path) -> None:
     assert found["engine"] == "litert"
     assert (found["threads"], found["exact"], found["settings"]["duration_s"]) == (2, True, 0.01)
     assert found["import_ns"] > 0, "this process had not imported the engine before"
-    assert len(found["latencies_ns"]) >= 50
+    assert 50 <= len(found["latencies_ns"]) <= 300
+    assert (found["settings"]["seed"], found["settings"]["warmup_s"], found["warmup_runs"]) == (5, 0.0, 5)
+    assert found["after_idle_ns"]["gap_ms"] == 1
+    assert len(found["after_idle_ns"]["latencies_ns"]) == 4
+    assert found["energy"] == {"why_absent": "no meter was asked for (--meter none)"}
     assert found["rss"]["peak_bytes"] is None or found["rss"]["peak_bytes"] >= found["rss"]["loaded_bytes"]
 
 
 def test_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ai_edge_litert")
     path = plus_one_tflite(tmp_path / "m.tflite")
-    assert main(["bench", str(path), "--duration", "0.01", "--engine", "litert"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["engine", "import", "load", "first inference", "latency", "peak memory"]
+    argv = [
+        "bench",
+        str(path),
+        "--duration",
+        "0.01",
+        "--engine",
+        "litert",
+        "--meter",
+        "none",
+        "--idle-gaps",
+        "2",
+        "--gap-ms",
+        "1",
+    ]
+    assert main(argv) == 0
+    lines = [line.partition(": ") for line in capsys.readouterr().out.splitlines()]
+    names = ["engine", "import", "load", "first inference", "latency", "after idle", "peak memory", "arena", "energy"]
+    assert [name for name, _, _ in lines] == names
+    assert lines[-1][2] == "not measured: no meter was asked for (--meter none)"
 
 
 def test_errors_have_a_hint_and_no_traceback(tmp_path: Path) -> None:
