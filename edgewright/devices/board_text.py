@@ -13,14 +13,14 @@ from typing import Any
 
 from edgewright.errors import UsageError
 
-__all__ = ["KEYS", "near", "parse_size", "read_profile", "read_toml"]
+__all__ = ["KEYS", "LIMITS", "LISTS", "near", "parse_size", "read_profile", "read_toml"]
 
 SCHEMA = 1
 
 _TEXTS = ("title", "architecture", "transport", "address", "python", "folder", "governor")
-_LISTS = ("engines", "meters")
-_LIMITS = ("ram", "flash")
-KEYS = ("schema", "extends", *_TEXTS, *_LISTS, "limits", "options")
+LISTS = ("engines", "meters")
+LIMITS = ("ram", "flash")
+KEYS = ("schema", "extends", *_TEXTS, *LISTS, "limits", "options")
 """What may stand in a profile; `limits` and `options` are tables."""
 
 ARCHITECTURES = ("aarch64", "armv7l", "armv6l", "x86_64", "i686", "riscv64", "ppc64le", "s390x", "loongarch64")
@@ -28,7 +28,7 @@ ARCHITECTURES = ("aarch64", "armv7l", "armv6l", "x86_64", "i686", "riscv64", "pp
 
 _SYNONYMS = {"arm64": "aarch64", "armv8": "aarch64", "armhf": "armv7l", "armv7": "armv7l", "amd64": "x86_64", "x64": "x86_64"}
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([A-Za-z]+)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d+)?) *([A-Za-z]+)", re.ASCII)
 _UNITS = {
     **{"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
     **{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40},
@@ -80,11 +80,11 @@ def _values(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key in _TEXTS:
         if key in data:
             own[key] = _text(data[key], key, source)
-    for key in _LISTS:
+    for key in LISTS:
         if key in data:
             own[key] = _names(data[key], key, source)
     limits = _table(data, "limits", source)
-    _refuse_unknown(limits, _LIMITS, f"{source}: [limits]")
+    _refuse_unknown(limits, LIMITS, f"{source}: [limits]")
     for key, value in limits.items():
         own[f"{key}_bytes"] = parse_size(value, f"{source}: limits.{key}")
     own["options"] = {key: _option(value, f"{source}: options.{key}") for key, value in _table(data, "options", source).items()}
@@ -169,7 +169,7 @@ def _table(data: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
 
 
 def _option(value: object, where: str) -> str:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).isprintable():
         return str(value)
     raise UsageError(f"{where} is {value!r}, a text or a number is expected")
 

@@ -7,13 +7,15 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from edgewright.artifact import write_atomic
 from edgewright.devices.board_text import near, read_profile
-from edgewright.errors import UsageError
+from edgewright.errors import ArtifactError, UsageError
 
 __all__ = [
     "LOCAL",
@@ -22,9 +24,13 @@ __all__ = [
     "board_names",
     "boards_folder",
     "find_board",
+    "heirs_of",
+    "own_text",
     "parse_board",
     "read_board",
+    "remove_board",
     "require_name",
+    "save_board",
     "shipped_boards",
     "shipped_names",
     "user_boards",
@@ -173,14 +179,7 @@ def _read(name: str, heirs: tuple[str, ...]) -> Board:
         return _local()
     own = board_files()
     if name in own and name not in heirs:
-        file = own[name]
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read: {error.strerror}", hint="check its rights") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{file} is no text in UTF-8: {error.reason}", hint="save it as UTF-8") from error
-        return parse_board(name, text, str(file), file=file, heirs=heirs)
+        return parse_board(name, own_text(name), str(own[name]), file=own[name], heirs=heirs)
     if name in shipped_names():
         return _shipped_board(name)
     if name in heirs:
@@ -256,3 +255,82 @@ def _base(extends: str, source: str, heirs: tuple[str, ...]) -> Board:
             f"{source} extends '{extends}', which is no profile", hint=f"{near(extends, known)}known: {', '.join(known)}"
         )
     return _read(extends, heirs)
+
+
+def own_text(name: str) -> str:
+    """The text of the user's own profile of this name.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    file = board_files().get(name)
+    if file is None:
+        own = ", ".join(board_files()) or "none"
+        if name in (LOCAL, *shipped_names()):
+            hint = f"make one of your own from it: edgewright devices add MY_BOARD --profile {name}"
+            raise UsageError(f"'{name}' is shipped with Edgewright and no board of your own", hint=hint)
+        raise UsageError(f"there is no board '{name}' of your own", hint=f"{near(name, board_files())}your own boards: {own}")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint="check its rights") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is no text in UTF-8: {error.reason}", hint="save it as UTF-8") from error
+
+
+def save_board(name: str, text: str, *, new: bool = False) -> Board:
+    """Check a profile's text and keep it as the user's own board; the file is there whole or not at all.
+
+    Args:
+        name: of the board.
+        text: the TOML.
+        new: refuse a name that the user has already given.
+
+    Raises:
+        UsageError: the text is no valid profile, the name cannot be or is taken, or the file cannot be written.
+    """
+    file = boards_folder() / f"{name}.toml"
+    require_name(name)
+    if new and name in board_files():
+        raise UsageError(
+            f"there is a board '{name}' already, in {file}",
+            hint=f"edgewright devices edit {name} changes it, or choose another name",
+        )
+    board = parse_board(name, text, str(file), file=file)
+    try:
+        write_atomic(file.resolve(), text.encode())  # a link into somebody's dotfiles stays one
+    except ArtifactError as error:
+        raise UsageError(
+            error.message, hint="check its rights and free space, or name another config folder in XDG_CONFIG_HOME"
+        ) from error
+    return board
+
+
+def remove_board(name: str) -> Path:
+    """Remove a board of the user's own; returns the file that was.
+
+    Raises:
+        UsageError: there is none of this name, another one extends it, or the file cannot be removed.
+    """
+    if name not in board_files():
+        own_text(name)
+    if heirs := heirs_of(name):
+        raise UsageError(
+            f"the board '{name}' is extended by {', '.join(heirs)}", hint="remove these first, or let them extend another"
+        )
+    file = board_files()[name]
+    try:
+        file.unlink()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be removed: {error.strerror}", hint="check its rights") from error
+    return file
+
+
+def heirs_of(name: str) -> list[str]:
+    """The user's other boards that extend this one; what cannot be read extends nothing."""
+    found = []
+    for other in board_files():
+        with suppress(UsageError):
+            if other != name and name not in shipped_names() and read_profile(own_text(other), other, plugins=False)[0] == name:
+                found.append(other)
+    return found
