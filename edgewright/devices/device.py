@@ -1,0 +1,445 @@
+"""A board that is reached, held for this run alone, and made able to run our code."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import getpass
+import json
+import os
+import secrets
+import shlex
+import socket
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import file_digest
+from edgewright.devices.boards import Board, find_board
+from edgewright.devices.packages import choose_wheels, digest_of, how_to_get
+from edgewright.devices.transport import Completed, Running, Transport, open_transport
+from edgewright.devices.wheel import build_wheel
+from edgewright.errors import DeviceBusyError, DeviceError
+
+__all__ = ["Device", "Progress", "board_failure", "open_device", "space_check"]
+
+Progress = Callable[[float, str], None]
+
+BEAT_S = 15.0
+SILENCE_S = 120.0
+"""How often the holder of a board's lock is heard there, and after which silence the board lets go."""
+
+ANSWER_S = 60.0
+"""What a short command may take, on a slow board too."""
+
+ROOM_BYTES = 16 << 20
+"""Space that is left free on a board whatever is pushed there."""
+
+
+class Device:
+    """One board, open and held; made by `open_device`.
+
+    Attributes:
+        board: its profile.
+        transport: the open connection.
+        folder: our folder there, absolute.
+    """
+
+    def __init__(self, board: Board, transport: Transport) -> None:
+        self.board = board
+        self.transport = transport
+        self.folder = transport.expand(board.folder)
+        self._interpreter = [transport.expand(word) if word.startswith("~") else word for word in shlex.split(board.python)]
+        self._survey: dict[str, Any] | None = None
+        self._path: tuple[str, ...] = ()
+        self._lost = ""
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """Digests of our code and of the packages that `ensure_runtime` chose; empty before, and for what is the board's own."""
+        names = ("runtime", "packages")
+        return {name: next((path.rsplit("/", 1)[1] for path in self._path if f"/{name}/" in path), "") for name in names}
+
+    def survey(self, *, anew: bool = False) -> dict[str, Any]:
+        """What the board's own Python tells of the board: version, machine, C library, free space, what of ours is there.
+
+        Raises:
+            DeviceError: there is no Python, or an older one than 3.10.
+        """
+        if self._survey is None or anew:
+            found = self.script("slots", {"verb": "survey", "folder": self.folder})
+            if tuple(found["python"][:2]) < (3, 10):
+                version = ".".join(map(str, found["python"][:3]))
+                raise DeviceError(
+                    f"the Python of {self.board.name} is {version}, 3.10 is the oldest that runs Edgewright",
+                    hint=f"install a newer one there and name it as python in the board's profile (it is '{self.board.python}')",
+                )
+            self._survey = found
+        return self._survey
+
+    def script(self, name: str, request: Mapping[str, Any], *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+        """Run one of our stand-alone modules (`slots`) with the board's Python and give its answer; needs nothing of ours there.
+
+        Raises:
+            DeviceError: it cannot run, or says why it cannot do what it was asked for.
+        """
+        done = self._run([*self._interpreter, "-c", packed(name), json.dumps(request)], timeout_s)
+        answer = _last_json(done.stdout)
+        if answer is None or done.code:
+            if answer and "error" in answer:
+                raise DeviceError(f"{self.board.name}: {answer['error']}", hint=answer.get("hint", ""))
+            raise self.failure(done, "run Python")
+        return answer
+
+    def ensure_runtime(self, wheels: Path | None = None, progress: Progress | None = None) -> str:
+        """Bring our code onto the board, and packages that are given, unless they are there; no internet is needed there.
+
+        Each version has a folder of its own that appears whole, named by its digest; `runtime/current` and
+        `packages/current` lead to the last ones.
+
+        Args:
+            wheels: folder of wheels of NumPy, engines and what they need; those that fit the board are taken. None goes on
+                with what was pushed before, or what the board's Python has.
+            progress: called with a share between 0 and 1 and a text.
+
+        Returns:
+            The folder on the board that our package can be imported from.
+
+        Raises:
+            DeviceError: no NumPy there, no wheel fits, too little space, or the connection broke.
+        """
+        found = self.survey()
+        wheel = build_wheel()
+        given = choose_wheels(wheels, found) if wheels is not None else []
+        packages = digest_of(given) if given else str(found["packages"]["current"])
+        if not given and "numpy" not in found["modules"]:
+            raise DeviceError(
+                f"the Python {'.'.join(map(str, found['python'][:3]))} of {self.board.name} has no NumPy",
+                hint=f"pass --wheels DIR with what {how_to_get(found)} brings there, or install NumPy and an engine on the board",
+            )
+        need_runtime = wheel.digest not in found["runtime"]["there"]
+        need_packages = bool(given) and packages not in found["packages"]["there"]
+        if need_runtime or need_packages:
+            # While a wheel is unpacked both it and its files are there.
+            more = (len(wheel.data) + wheel.unpacked_bytes) if need_runtime else 0
+            more += sum(file.size_bytes + file.unpacked_bytes for file in given) if need_packages else 0
+            space_check(self.board, found, more, "the runtime")
+            with tempfile.TemporaryDirectory() as folder:
+                if need_runtime:
+                    file = Path(folder) / wheel.name
+                    file.write_bytes(wheel.data)
+                    self._install("runtime", wheel.digest, [file], progress)
+                if need_packages:
+                    self._install("packages", packages, [one.path for one in given], progress)
+        if found["runtime"]["current"] != wheel.digest or found["packages"]["current"] != packages:
+            chosen = {"runtime": wheel.digest, "packages": packages}
+            self.script("slots", {"verb": "choose", "folder": self.folder, "chosen": {k: v for k, v in chosen.items() if v}})
+            self._survey = None
+        self.use_runtime(wheel.digest, packages)
+        return self._path[0]
+
+    def use_runtime(self, runtime: str, packages: str) -> None:
+        """Have `python` and `json` run with this version of our code and of the packages, which must be there."""
+        named = (("runtime", runtime), ("packages", packages))
+        self._path = tuple(f"{self.folder}/{kind}/{digest}" for kind, digest in named if digest)
+
+    def python(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Run the board's Python with our package, after `ensure_runtime`.
+
+        Args:
+            arguments: what follows the interpreter, for example ["-m", "edgewright.runtime", "probe", "--json"].
+            timeout_s: after which the command is ended there.
+            env: more variables.
+            on_line: gets each line of both outputs as it comes.
+
+        Raises:
+            DeviceError: the connection broke, or the time is over; not for an exit code.
+        """
+        variables = {"PYTHONPATH": ":".join(self._path), "PYTHONUNBUFFERED": "1", **(env or {})}
+        return self._run([*self._interpreter, *arguments], timeout_s, env=variables, on_line=on_line)
+
+    def json(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> dict[str, Any]:
+        """The last JSON object that a command of `python` prints.
+
+        Raises:
+            DeviceError: it ended with an error, in the board's own words, or printed no JSON.
+        """
+        done = self.python(arguments, timeout_s=timeout_s, env=env, on_line=on_line)
+        answer = _last_json(done.stdout)
+        if done.code or answer is None:
+            raise self.failure(done, f"run python {shlex.join(arguments)[:120]}")
+        return answer
+
+    @contextmanager
+    def temporary(self) -> Iterator[str]:
+        """A new folder on the board, removed when the block ends; what a killed run leaves goes when the next takes the lock."""
+        path = f"{self.folder}/tmp/{os.getpid()}-{secrets.token_hex(4)}"
+        done = self._run(["mkdir", "-p", path], ANSWER_S)
+        if done.code:
+            raise self.failure(done, f"make {path}")
+        try:
+            yield path
+        finally:
+            with suppress(DeviceError):
+                self._run(["rm", "-rf", path], ANSWER_S)
+
+    def failure(self, done: Completed, doing: str) -> DeviceError:
+        """The error of a command that failed there; see `board_failure`."""
+        return board_failure(self.board, done, doing)
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float,
+        *,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        if self._lost:
+            raise DeviceError(f"the lock of {self.board.name} was lost: {self._lost}", hint="run it again")
+        return self.transport.run(argv, timeout_s=timeout_s, env=env, on_line=on_line)
+
+    def _install(self, kind: str, digest: str, files: Sequence[Path], progress: Progress | None) -> None:
+        """Push wheels into a temporary folder and have them unpacked into `kind/digest`, which appears whole."""
+        with self.temporary() as there:
+            total, before = sum(file.stat().st_size for file in files), 0
+            for file in files:
+                size, begun = file.stat().st_size, before
+                told = functools.partial(_tell, progress, begun / total, size / total, f"pushing {file.name}")
+                self.transport.push(file, f"{there}/{file.name}", progress=told)
+                before += size
+            if progress:
+                progress(1.0, f"unpacking on {self.board.name}")
+            self.script(
+                "slots",
+                {
+                    "verb": "install",
+                    "folder": self.folder,
+                    "kind": kind,
+                    "digest": digest,
+                    "source": there,
+                    "files": {file.name: file_digest(file) for file in files},
+                },
+                timeout_s=600,
+            )
+        self._survey = None
+
+    @contextmanager
+    def held(self, what: str, wait_s: float, on_wait: Callable[[str], None] | None) -> Iterator[None]:
+        """Hold the board's lock while the block runs; see `open_device`."""
+        if "stdin" not in self.transport.caps:  # nothing could tell the board that the holder is gone
+            yield
+            return
+        holder = {
+            "user": _user(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "what": what,
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        argv = [*self._interpreter, "-c", packed("hold"), self.folder, json.dumps(holder), f"{wait_s:g}", f"{SILENCE_S:g}"]
+        running = self.transport.start(argv)
+        with ExitStack() as stack:
+            stack.callback(_let_go, running)
+            self._await_lock(running, wait_s, on_wait)
+            stop = threading.Event()
+            beat = threading.Thread(target=self._beat, args=(running, stop), name="edgewright lock", daemon=True)
+            beat.start()
+            stack.callback(beat.join, 5)
+            stack.callback(stop.set)
+            yield
+
+    def _await_lock(self, running: Running, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
+        """Read what the board says of its lock until it is ours.
+
+        Raises:
+            DeviceBusyError: another has it still when the time is over.
+            DeviceError: the board's Python cannot run, or the connection broke.
+        """
+        until, silent = time.monotonic() + wait_s + ANSWER_S, 0
+        while True:
+            try:
+                line = running.readline(max(0.1, min(BEAT_S, until - time.monotonic())))
+            except TimeoutError as error:
+                if time.monotonic() >= until:
+                    raise DeviceError(
+                        f"{self.board.name} did not say within {wait_s + ANSWER_S:g} s whether it is free",
+                        hint="see whether it is overloaded, or restart it",
+                    ) from error
+                running.write(b".")  # while it waits the board must hear that we are here
+                continue
+            silent = 0 if line else silent + 1
+            try:
+                said: dict[str, Any] = json.loads(line) if line else {}
+            except ValueError:
+                continue  # a greeting of the board's shell
+            if said.get("held"):
+                return
+            if "waiting" in said:
+                if on_wait:
+                    on_wait(f"{_by(self.board, said['waiting'])}: waiting up to {wait_s:g} s")
+            elif "holder" in said:
+                raise DeviceBusyError(
+                    f"{_by(self.board, said['holder'])}{f', still after {wait_s:g} s' if wait_s else ''}",
+                    hint="try again when that is done, or wait for it with --wait SECONDS",
+                )
+            elif silent > 5:  # its output is at its end, these are no empty lines of a greeting
+                running.close_stdin()
+                raise self.failure(running.wait(5), f"take the lock in {self.folder}")
+
+    def _beat(self, running: Running, stop: threading.Event) -> None:
+        """Let the board hear every `BEAT_S` that its holder lives; remember if that cannot be told any more."""
+        while not stop.wait(BEAT_S):
+            try:
+                running.write(b".")
+            except (DeviceError, OSError) as error:
+                self._lost = str(error)
+                return
+
+
+@contextmanager
+def open_device(
+    name_or_board: str | Board,
+    *,
+    what: str,
+    wait_s: float = 0.0,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[Device]:
+    """Reach a board and hold it for this run alone.
+
+    The lock lies on the board: other hosts see it too. It is let go when the block ends, when this process dies however it
+    dies, and when the connection has been dead for `SILENCE_S`.
+
+    Args:
+        name_or_board: what `find_board` takes, or a profile.
+        what: what this run does, for the message that others get.
+        wait_s: seconds to wait for another run to end; 0 refuses at once.
+        on_wait: told once who is waited for.
+
+    Raises:
+        UsageError: there is no such board.
+        DeviceBusyError: another run holds it; user, host, process, since when and what for are named.
+        DeviceError: it cannot be reached, or has no Python.
+    """
+    board = find_board(name_or_board) if isinstance(name_or_board, str) else name_or_board
+    with open_transport(board) as transport:
+        device = Device(board, transport)
+        with device.held(what, wait_s, on_wait):
+            yield device
+
+
+def space_check(board: Board, survey: Mapping[str, Any], need_bytes: int, what: str) -> None:
+    """Refuse to push what the board has no space for.
+
+    Args:
+        board: its `flash_bytes` limits our whole folder.
+        survey: answer of `Device.survey`.
+        need_bytes: what is about to be written.
+        what: its name in the message.
+
+    Raises:
+        DeviceError: free space, or what is left of the limit, is less; both values are named.
+    """
+    free, used = int(survey["free_bytes"]), int(survey["used_bytes"])
+    if need_bytes + ROOM_BYTES > free:
+        raise DeviceError(
+            f"{what} needs {_mb(need_bytes)} on {board.name} and {_mb(ROOM_BYTES)} are to stay free, only {_mb(free)} are",
+            hint=f"free space where {board.folder} lies, or name another folder in the board's profile",
+        )
+    if board.flash_bytes is not None and used + need_bytes > board.flash_bytes:
+        raise DeviceError(
+            f"{what} needs {_mb(need_bytes)} on {board.name}, {_mb(max(0, board.flash_bytes - used))} are left of the "
+            f"{_mb(board.flash_bytes)} that its profile allows",
+            hint="deploy with a smaller --keep, remove old models there, or raise flash in the board's profile",
+        )
+
+
+def board_failure(board: Board, done: Completed, doing: str) -> DeviceError:
+    """The error of a command that failed on a board, in its own words: its `error:` and `hint:` lines, or the last line."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+    if said:
+        return DeviceError(f"{board.name}: {said[-1]}", hint=hints[-1] if hints else "")
+    last = (lines or [line.strip() for line in done.stdout.splitlines() if line.strip()] or ["it said nothing"])[-1]
+    if done.code == 127:
+        return DeviceError(
+            f"{board.name} cannot {doing}: {last} (exit code 127)",
+            hint=f"install Python 3.10 or newer there, or name it as python in the board's profile (it is '{board.python}')",
+        )
+    return DeviceError(
+        f"{board.name} cannot {doing}: {last[:300]} (exit code {done.code})", hint=f"edgewright doctor {board.name} looks closer"
+    )
+
+
+@functools.cache
+def packed(name: str) -> str:
+    """A program for `python -c` that is one of our stand-alone modules: short, and without anything that a shell would touch."""
+    source = Path(__file__).with_name(f"{name}.py").read_bytes()
+    text = base64.b64encode(zlib.compress(source, 9)).decode()
+    return f'import base64,zlib;exec(zlib.decompress(base64.b64decode("{text}")))'
+
+
+def _let_go(running: Running) -> None:
+    """End the lock's holder on the board: by the end of its input, else by a signal."""
+    with suppress(DeviceError, OSError, TimeoutError):
+        running.close_stdin()
+        running.wait(5)
+    running.kill()
+
+
+def _by(board: Board, holder: Mapping[str, Any]) -> str:
+    """Who holds a board, as the begin of a sentence."""
+    if not holder:
+        return f"the board {board.name} is in use by another run"
+    who = f"{holder.get('user')} on {holder.get('host')}, process {holder.get('pid')}"
+    return f"the board {board.name} is in use by {who}, since {holder.get('since')}: {holder.get('what')}"
+
+
+def _tell(progress: Progress | None, begun: float, part: float, text: str, share: float) -> None:
+    """Pass a share of one file on as a share of all."""
+    if progress:
+        progress(begun + part * share, text)
+
+
+def _last_json(text: str) -> dict[str, Any] | None:
+    """The last JSON object in an output, which may have other lines before and behind it; None if there is none."""
+    decoder = json.JSONDecoder()
+    starts = [0, *(index + 1 for index, char in enumerate(text) if char == "\n")]
+    for start in reversed(starts):
+        if text[start : start + 1] == "{":
+            with suppress(ValueError):
+                found = decoder.raw_decode(text, start)[0]
+                return dict(found)
+    return None
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in some containers
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
