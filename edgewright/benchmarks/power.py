@@ -179,7 +179,7 @@ class Meter(ABC):
     @classmethod
     @abstractmethod
     def available(cls, root: Path = Path("/")) -> str:
-        """ "" if the meter can be read here, else the reason in words, without the meter's name."""
+        """Empty if the meter can be read here, else the reason in words, without the meter's name."""
 
     @abstractmethod
     def start(self) -> None:
