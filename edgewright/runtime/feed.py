@@ -21,7 +21,8 @@ __all__ = ["Feed"]
 
 _FROZEN_S = 2.0
 _SPARE = 16
-_BALANCED_AFTER = 24
+_JUDGED = 3, 4
+"""Inferences and frames after which decoding threads are chosen: a file that is opened anew decodes these frames again."""
 
 
 class Feed:
@@ -68,6 +69,7 @@ class Feed:
         self._spare: list[Array] = []
         self._raw: Array | None = None
         self._seen = self._alike = self._skipped = 0
+        self._balanced = not (early and source.adapts)
 
     def run(self, buffer: Buffer) -> None:
         """Read until the source ends or is closed.
@@ -83,7 +85,7 @@ class Feed:
                 for item in self._items(frame):
                     self._enter(buffer, item)
                 self._count_skipped()
-                self._balance(frame.index)
+                self._balance()
                 start = time.monotonic_ns()
             if self._windower is not None:
                 for window in self._windower.flush():
@@ -116,13 +118,14 @@ class Feed:
         threads = self.source.decode_threads
         return {"live": self.source.live, **({"decode_threads": threads} if threads else {}), **self.lane.to_json()}
 
-    def _balance(self, index: int) -> None:
+    def _balance(self) -> None:
         """Once: have a file decoded on two threads if its frames take longer than the model."""
-        if index != _BALANCED_AFTER or not self._early or not self.source.adapts:
-            return
         stages = self.lane.stages
+        if self._balanced or stages["infer"].count < _JUDGED[0] or stages["capture"].count < _JUDGED[1]:
+            return
+        self._balanced = True
         capture, prepare, infer = (stages[name].percentile(0.5) or 0.0 for name in ("capture", "prepare", "infer"))
-        if stages["infer"].count >= _BALANCED_AFTER // 2 and capture + prepare > 1.15 * infer:
+        if capture + prepare > 1.15 * infer:
             self.source.decode_on(2)
 
     def _read(self) -> Frame | None:
