@@ -118,6 +118,9 @@ class SampledMeter(Meter):
             MeterError: it has failed for good.
         """
 
+    def accepted(self) -> None:
+        """The value that `read` gave becomes a reading of the trace; for what a meter keeps beside it."""
+
     def finish(self, t_ns: Array, values: Array) -> tuple[Array, list[str]]:
         """Watts from what `read` gave, and notes on them; `t_ns` are the moments.
 
@@ -259,6 +262,7 @@ class SampledMeter(Meter):
         if not np.isfinite(value):
             raise ValueError(f"the reading is {value}")
         if not self._times or t_ns > self._times[-1]:
+            self.accepted()
             self._times.append(t_ns)
             self._values.append(value)
 

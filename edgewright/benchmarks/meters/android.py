@@ -51,8 +51,8 @@ class AndroidMeter(SampledMeter):
             )
         self._battery, self._unit = battery, option.lower()
         self.scope = "battery"
-        self._raw_amperes: list[float] = []
-        self._charge: list[float] = []
+        self._raw: list[tuple[float, float]] = []
+        self._pending = 0.0, 0.0
 
     @classmethod
     def available(cls, root: Path = Path("/")) -> str:
@@ -69,13 +69,16 @@ class AndroidMeter(SampledMeter):
             charge = number(self._battery / "charge_counter")
         except (OSError, ValueError):
             charge = float("nan")
-        self._raw_amperes.append(current)
-        self._charge.append(charge)
+        self._pending = current, charge
         return current * volts
+
+    def accepted(self) -> None:
+        """Keep what belongs to the reading."""
+        self._raw.append(self._pending)
 
     def finish(self, t_ns: Array, values: Array) -> tuple[Array, list[str]]:
         """Watts, with the unit and the sign that the whole trace shows."""
-        raw, charge = np.array(self._raw_amperes[: len(t_ns)]), np.array(self._charge[: len(t_ns)])
+        raw, charge = np.array(self._raw[: len(t_ns)]).T
         scale, notes = self._scale(t_ns, raw, charge)
         positive, negative = raw.clip(0).sum(), -raw.clip(None, 0).sum()
         if min(positive, negative) > _WRONG_SIGN * (positive + negative):
@@ -96,9 +99,9 @@ class AndroidMeter(SampledMeter):
         lost = _lost_coulombs(charge)
         if lost is None:
             return guess, [
-                f"current_now is taken as {words}: its largest value is {largest:.0f}; charge_counter did not move enough to check"
+                f"current_now is taken as {words}: its largest value is {largest:.0f}, charge_counter moved too little to tell"
             ]
-        drawn = float(np.abs(np.trapezoid(raw, t_ns / 1e9) if hasattr(np, "trapezoid") else np.trapz(raw, t_ns / 1e9)))
+        drawn = abs(float(np.diff(t_ns / 1e9) @ (raw[1:] + raw[:-1]) / 2))
         for scale, unit in ((guess, words), (1e-6, "microamperes"), (1e-3, "milliamperes")):
             if 1 / _FITS <= drawn * scale / lost <= _FITS:
                 return scale, [

@@ -74,7 +74,10 @@ class PmicMeter(SampledMeter):
 
     def read(self) -> float:
         """Watts."""
-        rails = self._rails()
+        try:
+            rails = self._rails()
+        except MeterError as error:  # one call may fail; many in a row end the measurement
+            raise ValueError(error.message.removeprefix("pmic: ")) from error
         if missing := [name for name in self._wanted if name not in rails]:
             raise ValueError(f"vcgencmd pmic_read_adc left out {', '.join(missing)}")
         watts = sum(rails[name] for name in self._wanted)
