@@ -237,7 +237,7 @@ def _busy_until(marker: Marker, t_ns: Array) -> Array:
     """Busy nanoseconds from a marker's begin to moments that are counted from its begin."""
     bounds = np.array(marker.busy, dtype=np.int64) - marker.begin_ns
     spent = np.concatenate([[0], np.cumsum(bounds[:, 1] - bounds[:, 0])])
-    return np.interp(t_ns, bounds.ravel().astype(float), np.repeat(spent, 2)[1:-1].astype(float))
+    return np.asarray(np.interp(t_ns, bounds.ravel().astype(float), np.repeat(spent, 2)[1:-1].astype(float)))
 
 
 def _coarse(
@@ -287,7 +287,7 @@ def _coarse(
 
 def _needed_peak(readings: int) -> float:
     """Correlations of independent noise scatter by 1 / sqrt(readings); five times that comes up once in a million places."""
-    return max(LEAST_PEAK, 5 / readings**0.5)
+    return max(LEAST_PEAK, 5 / float(np.sqrt(readings)))
 
 
 def _template(markers: Sequence[Marker], step: float, rate: float) -> tuple[Array, Array]:
