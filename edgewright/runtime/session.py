@@ -14,8 +14,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from edgewright.artifact import TensorSpec, looks_like
-from edgewright.errors import EdgewrightError, EngineError, ModelError, ShapeError, UsageError
+from edgewright.errors import EdgewrightError, EngineError, ModelError, ShapeError, UnsupportedError, UsageError
 from edgewright.runtime.engines import ENGINES
+from edgewright.runtime.placed import OpTime, Placement
 
 __all__ = ["Array", "Execution", "Session", "Shape", "open_session"]
 
@@ -81,6 +82,8 @@ class Session(ABC):
     """Whether a run may depend on those before, so that one session must see one source's samples alone, in order."""
     execution: Execution
     """The precision and the device that the engine really uses."""
+    arena_why_absent: str = ""
+    """Why the last `arena_bytes` was None; empty if it was not."""
 
     def __init__(self, path: Path, *, threads: int = 1, exact: bool = False) -> None:
         self.path = path
@@ -131,6 +134,28 @@ class Session(ABC):
         """What to do about a failure of the library, from its message; overridden where messages are known."""
         return "check that the file is whole, or convert the model again"
 
+    # What an engine may write besides.
+
+    def _arena(self) -> tuple[int | None, str]:
+        """Bytes of the memory that holds activations, or None and the reason."""
+        return None, f"{self.engine} does not tell how much memory it plans for activations"
+
+    def _placement(self) -> Placement:
+        """Where each op runs.
+
+        Raises:
+            UnsupportedError: the engine does not tell; the message says why.
+        """
+        raise UnsupportedError(f"{self.engine} does not tell which op runs where")
+
+    def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
+        """Time the ops of checked and bound feeds.
+
+        Raises:
+            UnsupportedError: the engine does not tell; the message says why.
+        """
+        raise UnsupportedError(f"{self.engine} does not tell how long an op takes")
+
     # What callers use.
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -177,6 +202,72 @@ class Session(ABC):
         except Exception as error:
             raise self._failed("reset", error) from error
 
+    def arena_bytes(self) -> int | None:
+        """Bytes that the engine plans for activations, its own copies of weights left out.
+
+        May load the model once more: call it when times and memory have been taken.
+
+        Returns:
+            None where the engine does not tell; `arena_why_absent` then says why.
+
+        Raises:
+            EngineError: the session is closed, belongs to another thread, or the engine failed.
+        """
+        self._mine()
+        try:
+            found, self.arena_why_absent = self._arena()
+        except EdgewrightError:
+            raise
+        except Exception as error:
+            raise self._failed("plan the memory of", error) from error
+        return found
+
+    def placement(self) -> Placement:
+        """Where each op of the file runs, its multiply-adds, and why no delegate took it.
+
+        May load the model once more: call it when times and memory have been taken.
+
+        Raises:
+            UnsupportedError: the engine does not tell; the message says why.
+            EngineError: the session is closed, belongs to another thread, or the engine failed.
+        """
+        self._mine()
+        try:
+            return self._placement()
+        except EdgewrightError:
+            raise
+        except Exception as error:
+            raise self._failed("place the ops of", error) from error
+
+    def profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
+        """Time every op, in a copy of the model that is loaded for it with the engine's profiler on.
+
+        This session's own times stay as they are. Profiling costs time itself: sums may exceed what `run` takes.
+
+        Args:
+            feeds: as for `run`.
+            runs: inferences to time, at least 1; some come before them untimed.
+
+        Returns:
+            The ops in the order in which they ran.
+
+        Raises:
+            UnsupportedError: the engine does not tell; the message says why.
+            ShapeError: as for `run`.
+            UsageError: `runs` is less than 1.
+            EngineError: the session is closed, belongs to another thread, or the engine failed.
+        """
+        if runs < 1:
+            raise UsageError(f"runs is {runs}, at least 1 is needed", hint="profile 50 runs or more")
+        self._mine()
+        self._admit(feeds)
+        try:
+            return self._profile(feeds, runs)
+        except EdgewrightError:
+            raise
+        except Exception as error:
+            raise self._failed("profile", error) from error
+
     def clone(self) -> Session:
         """A new session of the same file and settings, independent of this one and owned by nobody yet.
 
@@ -207,6 +298,11 @@ class Session(ABC):
         return f"<{type(self).__name__} {self.path.name} on {self.execution.device}, {self.execution.precision}{state}>"
 
     # The slow path: taken on the first run, on a change of shape and on every mistake.
+
+    def _mine(self) -> None:
+        """Refuse a closed session and every thread but the owner; the first caller becomes it."""
+        if get_ident() != self._owner:
+            self._claim()
 
     def _claim(self) -> None:
         """Make the calling thread the owner, or refuse it."""

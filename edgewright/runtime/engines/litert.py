@@ -13,6 +13,10 @@ import numpy as np
 from edgewright.artifact import TensorSpec
 from edgewright.errors import EngineError, MissingPackageError, needs
 from edgewright.runtime.engines import ENGINES
+from edgewright.runtime.engines._litert_ops import BUILT_IN, DELEGATED, arena, place, regions
+from edgewright.runtime.engines._litert_times import op_times
+from edgewright.runtime.engines._tflite_graph import main_ops
+from edgewright.runtime.placed import OpTime, Placement
 from edgewright.runtime.session import Array, Execution, Session, Shape
 
 __all__ = ["LiteRtSession"]
@@ -147,6 +151,16 @@ class LiteRtSession(Session):
     def _release(self) -> None:
         self._interpreter = None
 
+    def _arena(self) -> tuple[int | None, str]:
+        return arena(self._interpreter, _ops(self._interpreter), main_ops(self.path))
+
+    def _placement(self) -> Placement:
+        return place(self._interpreter, _ops(self._interpreter), self.path, self.inputs, self.outputs)
+
+    def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
+        placed = self._placement()
+        return op_times(self.path, feeds, self.threads, runs, placed.ops, regions(_ops(self._interpreter) or ()))
+
     def _hint(self, text: str) -> str:
         return next((hint for sign, hint in _HINTS if sign in text), super()._hint(text))
 
@@ -200,7 +214,7 @@ def _execution(ops: list[dict[str, Any]] | None, interpreter: Any) -> Execution:
     delegated = any(op["op_name"] == "DELEGATE" for op in ops)
     kinds = Counter(_arithmetic(op, dtypes) for op in ops if op["op_name"] not in _NOT_COMPUTE)
     del kinds[""]
-    device = "CPU, XNNPACK delegate" if delegated else "CPU, built-in kernels"
+    device = DELEGATED if delegated else BUILT_IN
     if not kinds:
         return Execution("unknown", "no op of the file computes with real numbers", device)
     detail = "ops by type in the file: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
