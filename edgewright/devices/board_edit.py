@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 import re
+import shlex
+import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from edgewright.devices.board_text import KEYS, LIMITS, LISTS, near, read_toml
+from edgewright.devices.boards import boards_folder, parse_board
 from edgewright.errors import UsageError
 
-__all__ = ["Edit", "edited", "parse_changes"]
+__all__ = ["Edit", "edit_by_hand", "edited", "parse_changes"]
 
-Path = tuple[str, ...]
+Key = tuple[str, ...]
 """A key: ("address",), ("limits", "ram")."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -34,7 +41,7 @@ class Edit:
     kept: bool
 
 
-def parse_changes(assignments: Iterable[str], removed: Iterable[str] = ()) -> dict[Path, Any]:
+def parse_changes(assignments: Iterable[str], removed: Iterable[str] = ()) -> dict[Key, Any]:
     """Values by key from `key=value` texts, and None for each key that is to go.
 
     Lists are written as TOML or with commas, all else as plain text: `limits.ram=2 GiB`, `engines=litert,openvino`.
@@ -42,7 +49,7 @@ def parse_changes(assignments: Iterable[str], removed: Iterable[str] = ()) -> di
     Raises:
         UsageError: a text is of another form, names a key that profiles do not have, or one that another text names too.
     """
-    found: dict[Path, Any] = {}
+    found: dict[Key, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -62,7 +69,7 @@ def parse_changes(assignments: Iterable[str], removed: Iterable[str] = ()) -> di
     return found
 
 
-def _path(key: str, flag: str) -> Path:
+def _path(key: str, flag: str) -> Key:
     path = tuple(part.strip() for part in key.split(".", 1))
     tables = [*(f"limits.{name}" for name in LIMITS), "options.NAME"]
     known = [name for name in KEYS if name not in ("schema", "limits", "options")]
@@ -75,7 +82,7 @@ def _path(key: str, flag: str) -> Path:
     return path
 
 
-def _value(path: Path, text: str) -> Any:
+def _value(path: Key, text: str) -> Any:
     """A value as TOML has it; quotes and brackets of TOML are understood, and not needed."""
     if len(text) > 1 and (text[0], text[-1]) in {('"', '"'), ("'", "'"), ("[", "]")}:
         data = read_toml(f"value = {text}", f"--set {'.'.join(path)}={text}")
@@ -86,7 +93,7 @@ def _value(path: Path, text: str) -> Any:
     return int(text) if path[0] == "limits" and re.fullmatch(r"[0-9]{1,18}", text) else text
 
 
-def edited(text: str, changes: Mapping[Path, Any], source: str) -> Edit:
+def edited(text: str, changes: Mapping[Key, Any], source: str) -> Edit:
     """The text with keys set to values, or without those whose value is None.
 
     Lines are changed one by one; what comes out is read again, and if it does not say exactly what it should (a value over
@@ -110,7 +117,7 @@ def edited(text: str, changes: Mapping[Path, Any], source: str) -> Edit:
     return Edit(_written(wanted), kept=not any(line.lstrip().startswith("#") or " #" in line for line in text.splitlines()))
 
 
-def _change(data: dict[str, Any], path: Path, value: Any) -> None:
+def _change(data: dict[str, Any], path: Key, value: Any) -> None:
     table = data
     if len(path) == 2:
         table = data.setdefault(path[0], {}) if value is not None else data.get(path[0], {})
@@ -122,7 +129,7 @@ def _change(data: dict[str, Any], path: Path, value: Any) -> None:
         table[path[-1]] = value
 
 
-def _set(lines: list[str], path: Path, value: Any) -> list[str]:
+def _set(lines: list[str], path: Key, value: Any) -> list[str]:
     found = _line_of(lines, path)
     if found is not None:
         number, line = found
@@ -136,12 +143,12 @@ def _set(lines: list[str], path: Path, value: Any) -> list[str]:
     return [*lines[:end], new, *lines[end:]]
 
 
-def _unset(lines: list[str], path: Path) -> list[str]:
+def _unset(lines: list[str], path: Key) -> list[str]:
     found = _line_of(lines, path)
     return lines if found is None else [*lines[: found[0]], *lines[found[0] + 1 :]]
 
 
-def _line_of(lines: list[str], path: Path) -> tuple[int, re.Match[str]] | None:
+def _line_of(lines: list[str], path: Key) -> tuple[int, re.Match[str]] | None:
     """The line that sets a key to a value of one line, in three parts: up to the value, the value, what is behind it."""
     begin, end = _section(lines, path[0] if len(path) == 2 else "")
     key = re.escape(_key(path[-1]))
@@ -188,3 +195,38 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value) if isinstance(value, (bool, int, float)) else str(value)
+
+
+def edit_by_hand(name: str, text: str) -> str:
+    """Open a profile's text in the user's editor, and give what it has become once that is a valid profile.
+
+    What is no valid profile is kept beside the boards as NAME.rejected, so that no work is lost; the board stays as it was.
+
+    Raises:
+        UsageError: no editor is named, it cannot be started or fails, or what was written is no valid profile.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+    file = boards_folder() / f"{name}.toml"
+    if not editor.strip():
+        raise UsageError("no editor is named", hint=f"set EDITOR, use --set KEY=VALUE, or edit {file} yourself")
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        copy = pathlib.Path(folder) / file.name
+        copy.write_text(text, encoding="utf-8")
+        try:
+            code = subprocess.run([*shlex.split(editor), str(copy)], check=False).returncode
+            changed = copy.read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"the editor '{editor}' cannot be used: {error}", hint="set EDITOR, or use --set KEY=VALUE"
+            ) from error
+        if code:
+            raise UsageError(f"the editor '{editor}' ended with code {code}: {file} stays as it was", hint="edit it again")
+    try:
+        parse_board(name, changed, str(file), file=file)
+    except UsageError as error:
+        rejected, kept = file.with_suffix(".rejected"), ""
+        with suppress(OSError):
+            rejected.write_text(changed, encoding="utf-8")
+            kept = f"; what you wrote is kept in {rejected}"
+        raise UsageError(f"{error.message}; the board stays as it was", hint=f"{error.hint}{kept}") from error
+    return changed

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgewright.artifact import write_atomic
 from edgewright.devices.board_text import near, read_profile
-from edgewright.errors import ArtifactError, UsageError
+from edgewright.errors import ArtifactError, PluginError, UsageError
 
 __all__ = [
     "LOCAL",
@@ -245,7 +245,26 @@ def parse_board(name: str, text: str, source: str, *, file: Path | None = None, 
         )
     if own.get("transport", base.transport) == base.transport:  # options of another transport mean nothing to this one
         own["options"] = {**base.options, **own["options"]}
-    return replace(base, name=name, file=file, **own)
+    board = replace(base, name=name, file=file, **own)
+    if board.options:
+        _require_options(board, source)
+    return board
+
+
+def _require_options(board: Board, source: str) -> None:
+    """Refuse options that the board's transport does not take."""
+    from edgewright.devices.transport import TRANSPORTS
+
+    try:
+        known = list(TRANSPORTS.get(board.transport).options)
+    except (PluginError, ImportError):  # told when it is to be used
+        return
+    for key in board.options:
+        if key not in known:
+            raise UsageError(
+                f"{source} has options.{key}, which the transport '{board.transport}' does not know",
+                hint=f"{near(key, known)}known: {', '.join(known) or 'none'}",
+            )
 
 
 def _base(extends: str, source: str, heirs: tuple[str, ...]) -> Board:

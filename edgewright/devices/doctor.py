@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from edgewright.devices import checks
 from edgewright.devices.boards import Board
 from edgewright.devices.checks import Check
-from edgewright.devices.device import Device, board_failure, packed
+from edgewright.devices.device import Device, Progress, board_failure, packed
 from edgewright.devices.packages import how_to_get
 from edgewright.devices.transport import Completed, Transport, open_transport
 from edgewright.devices.wheel import build_wheel
 from edgewright.errors import EXTRAS, DeviceBusyError, DeviceError, EdgewrightError
 
-__all__ = ["CHECKS", "Vitals", "examine", "is_ready", "list_meters", "take_vitals"]
+__all__ = ["CHECKS", "Vitals", "examine", "is_ready", "list_meters", "probe", "take_vitals"]
 
 CHECKS = (
     *("reachable", "python", "architecture", "memory", "folder", "free", "numpy", "engines", "meters", "temperature"),
@@ -138,6 +139,47 @@ def list_meters(device: Device) -> list[dict[str, Any]]:
     return list(device.json(["-m", "edgewright.benchmarks", "meters", "--json"], timeout_s=IMPORT_S)["meters"])
 
 
+def probe(device: Device, wheels: Path | None, progress: Progress) -> dict[str, Any]:
+    """Bring our runtime onto a board and ask what it has.
+
+    Args:
+        device: the board, held.
+        wheels: folder of wheels to bring there first, None for none.
+        progress: called with shares and texts.
+
+    Returns:
+        Plain values: `board`, `machine`, `python`, `numpy`, `engines` (release by name, None if not installed), `meters`,
+        `cpufreq`, `temperature_c`, `throttling`, `clock` and `runtime` (where our code is there).
+
+    Raises:
+        DeviceError: something that is needed is not there, or the connection broke.
+    """
+    site = device.ensure_runtime(wheels, progress)
+    progress(1.0, f"asking {device.board.name}")
+    vitals = take_vitals(device.board, device.transport)
+    found = device.json(["-m", "edgewright.runtime", "probe", "--json"], timeout_s=IMPORT_S)
+    facts = dict(vitals.facts)
+    return {
+        "schema": 1,
+        "board": device.board.to_json(),
+        "machine": {key: facts[key] for key in _MACHINE},
+        "python": found["python"],
+        "numpy": found["numpy"],
+        "engines": found["engines"],
+        "meters": list_meters(device),
+        **{key: facts[key] for key in ("cpufreq", "temperature_c", "throttling")},
+        "clock": {"ahead_s": vitals.ahead_s, "unsure_s": vitals.unsure_s},
+        "folder": facts["folder"],
+        "runtime": {"folder": site, **device.runtime},
+    }
+
+
+_MACHINE = (
+    *("system", "release", "architecture", "bits", "hostname", "model", "cores", "executable", "memory_bytes"),
+    "available_bytes",
+)
+
+
 class _Visit:
     """One look at a board: its profile, the open connection, and what has been learned."""
 
@@ -239,11 +281,11 @@ def _look_for_libraries(visit: _Visit, facts: Mapping[str, Any], found: dict[str
     version, why = visit.imported("numpy")
     found["numpy"] = checks.numpy(board, version, why or "NumPy is not installed there", get)
     visit.told("engines")
-    probe = visit.ask(lambda: device.json(["-m", "edgewright.runtime", "probe", "--json"], timeout_s=IMPORT_S))
-    if isinstance(probe, DeviceError):
+    told = visit.ask(lambda: device.json(["-m", "edgewright.runtime", "probe", "--json"], timeout_s=IMPORT_S))
+    if isinstance(told, DeviceError):
         there, broken = _import_engines(visit)
     else:
-        there, broken = probe["engines"], {}
+        there, broken = told["engines"], {}
     found["engines"] = checks.engines(board, there, broken, get)
     needs = None
     if not isinstance(survey, DeviceError):
@@ -252,7 +294,7 @@ def _look_for_libraries(visit: _Visit, facts: Mapping[str, Any], found: dict[str
         needs += 0 if found["numpy"].state == found["engines"].state == "ok" else checks.LIBRARIES_BYTES
     found["folder"] = checks.folder(board, facts, used, needs)
     visit.told("meters")
-    if isinstance(probe, DeviceError):
+    if isinstance(told, DeviceError):
         found["meters"] = checks.meters(board, None, "our runtime is not on the board yet")
         return
     listed = visit.ask(lambda: list_meters(device))
