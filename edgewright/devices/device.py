@@ -27,7 +27,7 @@ from edgewright.devices.transport import Completed, Running, Transport, open_tra
 from edgewright.devices.wheel import build_wheel
 from edgewright.errors import DeviceBusyError, DeviceError
 
-__all__ = ["Device", "Progress", "board_failure", "open_device", "space_check"]
+__all__ = ["Device", "Progress", "board_failure", "here", "last_json", "open_device", "space_check"]
 
 Progress = Callable[[float, str], None]
 
@@ -37,6 +37,9 @@ SILENCE_S = 120.0
 
 ANSWER_S = 60.0
 """What a short command may take, on a slow board too."""
+
+ENGINE_MODULES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
+"""What an engine's library is imported as."""
 
 ROOM_BYTES = 16 << 20
 """Space that is left free on a board whatever is pushed there."""
@@ -83,6 +86,11 @@ class Device:
             self._survey = found
         return self._survey
 
+    def engines(self) -> list[str]:
+        """The inference engines that the board's Python finds, with the packages of `ensure_runtime`; sorted names."""
+        modules = self.survey()["modules"]
+        return sorted({engine for engine, names in ENGINE_MODULES.items() if any(name in modules for name in names)})
+
     def script(self, name: str, request: Mapping[str, Any], *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
         """Run one of our stand-alone modules (`slots`) with the board's Python and give its answer; needs nothing of ours there.
 
@@ -90,7 +98,7 @@ class Device:
             DeviceError: it cannot run, or says why it cannot do what it was asked for.
         """
         done = self._run([*self._interpreter, "-c", packed(name), json.dumps(request)], timeout_s)
-        answer = _last_json(done.stdout)
+        answer = last_json(done.stdout)
         if answer is None or done.code:
             if answer and "error" in answer:
                 raise DeviceError(f"{self.board.name}: {answer['error']}", hint=answer.get("hint", ""))
@@ -185,7 +193,7 @@ class Device:
             DeviceError: it ended with an error, in the board's own words, or printed no JSON.
         """
         done = self.python(arguments, timeout_s=timeout_s, env=env, on_line=on_line)
-        answer = _last_json(done.stdout)
+        answer = last_json(done.stdout)
         if done.code or answer is None:
             raise self.failure(done, f"run python {shlex.join(arguments)[:120]}")
         return answer
@@ -250,13 +258,8 @@ class Device:
         if "stdin" not in self.transport.caps:  # nothing could tell the board that the holder is gone
             yield
             return
-        holder = {
-            "user": _user(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "what": what,
-            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
+        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        holder = {**here(), "pid": os.getpid(), "what": what, "since": since}
         argv = [*self._interpreter, "-c", packed("hold"), self.folder, json.dumps(holder), f"{wait_s:g}", f"{SILENCE_S:g}"]
         running = self.transport.start(argv)
         with ExitStack() as stack:
@@ -422,7 +425,7 @@ def _tell(progress: Progress | None, begun: float, part: float, text: str, share
         progress(begun + part * share, text)
 
 
-def _last_json(text: str) -> dict[str, Any] | None:
+def last_json(text: str) -> dict[str, Any] | None:
     """The last JSON object in an output, which may have other lines before and behind it; None if there is none."""
     decoder = json.JSONDecoder()
     starts = [0, *(index + 1 for index, char in enumerate(text) if char == "\n")]
@@ -438,8 +441,10 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _user() -> str:
+def here() -> dict[str, str]:
+    """Who this is, for others who look at a board: `user` and `host`."""
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):  # a number without a name, as in some containers
-        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return {"user": user, "host": socket.gethostname()}

@@ -123,6 +123,12 @@ def begin(folder: str, name: str, sha: str) -> dict[str, Any]:
     return {"slot": slot, "path": str(half), "current": slots_of(home).get(pointed(home / "current"))}
 
 
+def abandon(folder: str, name: str) -> dict[str, Any]:
+    """Remove what has come in and is not to be a slot."""
+    shutil.rmtree(Path(folder, "models", name, "incoming"), ignore_errors=True)
+    return {}
+
+
 def commit(folder: str, name: str, slot: str, record: dict[str, Any], entry: dict[str, Any], keep: int) -> dict[str, Any]:
     """Check what has come in, make it a slot, switch to it, write that down, and remove slots that are too old."""
     home = Path(folder, "models", name)
@@ -334,7 +340,7 @@ def sha256(path: Path) -> str:
 
 
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
-    verb.__name__: verb for verb in (survey, install, choose, begin, commit, switch, target, listing)
+    verb.__name__: verb for verb in (survey, install, choose, begin, abandon, commit, switch, target, listing)
 }
 
 

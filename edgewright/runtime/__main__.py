@@ -15,6 +15,7 @@ import numpy as np
 
 from edgewright.errors import EdgewrightError, PluginError
 from edgewright.runtime import ENGINES, SINKS, SOURCES, open_session
+from edgewright.runtime.golden import check_golden, read_golden, require_golden
 from edgewright.runtime.lanes import POLICIES
 from edgewright.runtime.machine import machine
 from edgewright.runtime.opening import duration_s, stream_of_texts
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     probing = verbs.add_parser("probe", help="list the engines that are installed and what machine this is")
     testing = verbs.add_parser("selftest", help="load a model and run it once on zeros")
     testing.add_argument("model", type=Path, help="a .tflite, .onnx or OpenVINO .xml file")
+    testing.add_argument("--golden", type=Path, help="golden vectors (.npz) to compare with; exit code 4 if they differ")
     running = verbs.add_parser("run", help="run a model on sources and tell what became of every frame")
     running.add_argument("model", type=Path, help="a .tflite, .onnx or OpenVINO .xml file with one input")
     running.add_argument(
@@ -141,6 +143,24 @@ def _as_text(data: dict[str, Any], prefix: str = "") -> list[str]:
     return lines
 
 
+def _told(error: EdgewrightError) -> int:
+    """Print an error and its hint; its exit code."""
+    print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+    return error.exit_code
+
+
+def _golden_code(data: dict[str, Any]) -> int:
+    """The exit code of a self-test's golden vectors, whose figures are printed already; 0 if there are none."""
+    try:
+        if "golden" in data:
+            require_golden(data["golden"], platform.node() or "this machine")
+    except EdgewrightError as error:
+        return _told(error)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Results go to stdout, errors with their hint to stderr."""
     args = _parser().parse_args(argv)
@@ -151,17 +171,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.verb == "run":
             data, code = _run(args)
         else:
-            data = selftest(args.model, engine=args.engine, threads=args.threads, exact=args.exact)
+            how = {"engine": args.engine, "threads": args.threads, "exact": args.exact}
+            data = selftest(args.model, **how)
+            if args.golden:
+                data["golden"] = check_golden(args.model, read_golden(args.golden), **how)
     except KeyboardInterrupt:
         return 130
     except EdgewrightError as error:
-        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+        return _told(error)
     to = sys.stderr if "-" in getattr(args, "out", ()) else sys.stdout
     print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)), file=to)
-    return code
+    return code or _golden_code(data)
 
 
 if __name__ == "__main__":
