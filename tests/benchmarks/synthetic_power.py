@@ -1,17 +1,17 @@
 """Power traces of known energy: what a board takes is a function of time, and meters of several kinds look at it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
-from edgewright.benchmarks.energy_figures import Window
+from edgewright.benchmarks.energy import Window
 from edgewright.benchmarks.power import PowerTrace
 
 Array = np.ndarray[Any, Any]
 STEP_NS = 100_000
-"""Time between two points of the true power."""
+"""Time between two points of the true power, which is constant in between."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Board:
         self.watts += _red_noise(rng, len(t_s), self.noise_watts, self.memory)
         self.t_ns = zero + np.arange(len(t_s)) * STEP_NS
         edges = zero + np.round(ends * 1e9).astype(np.int64)
-        self.spans = [Window(int(a), int(b), count) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.spans = [Window(int(a), int(b), count) for a, b in pairwise(edges)]
         after = int(edges[-1]) + int(lead * 1e9)
         first = zero + int(lead * 1e9)
         self.idle_spans = [Window(a, a + int(self.baseline_s * 1e9)) for a in (first, after)]
@@ -81,7 +81,7 @@ class Board:
         """What a counter of energy shows that is read at a jittering rate; some readings never come."""
         rng = np.random.default_rng(seed)
         t_ns = self._moments(rate_hz, missed, rng)
-        total = np.concatenate([[0.0], np.cumsum((self.watts[1:] + self.watts[:-1]) / 2 * STEP_NS / 1e9)])
+        total = np.concatenate([[0.0], np.cumsum(self.watts[:-1] * STEP_NS / 1e9)])
         joules = np.interp(t_ns - self.t_ns[0], self.t_ns - self.t_ns[0], total)
         if step_joules:
             joules = np.floor(joules / step_joules + rng.random()) * step_joules
@@ -94,7 +94,7 @@ class Board:
         """What a converter shows: the power of the moment, with noise, in steps."""
         rng = np.random.default_rng(seed)
         t_ns = self._moments(rate_hz, missed, rng)
-        watts = np.interp(t_ns - self.t_ns[0], self.t_ns - self.t_ns[0], self.watts)
+        watts = self.watts[(t_ns - self.t_ns[0]) // STEP_NS]
         watts = watts + noise_watts * rng.normal(size=len(t_ns))
         if step_watts:
             watts = np.round(watts / step_watts) * step_watts
@@ -123,6 +123,3 @@ def _red_noise(rng: np.random.Generator, count: int, watts: float, memory: float
         last = keep * last + white[index]
         values[index] = last
     return np.asarray(values[np.arange(count) * STEP_NS // 1_000_000])
-
-
-Look = Callable[[Board, int], PowerTrace]
