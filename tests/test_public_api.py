@@ -25,8 +25,9 @@ GOLDEN = {
     "edgewright.conversion": """Data Lowering MODEL_SUFFIXES Progress TRAINING_FORMATS Trust check_batch check_options
         check_route convert declare described inspect lower make_writer silent""",
     "edgewright.demo": "FILES RECIPES run_demo",
-    "edgewright.errors": """ArtifactError BudgetError ConversionError EXTRAS EdgewrightError EngineError MissingPackageError
-        ModelError PluginError SamplesError ShapeError SinkError SourceError UnsupportedError UntrustedCodeError UsageError
+    "edgewright.errors": """ArtifactError BudgetError ConversionError DeviceBusyError DeviceError EXTRAS EdgewrightError EngineError
+        MeterError MissingPackageError ModelError PlacementError PluginError RegressionError SamplesError ShapeError SinkError
+        SourceError UnsupportedError UntrustedCodeError UsageError
         VerificationError WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
     "edgewright.estimates": "Estimate estimate",
     "edgewright.evaluation": "Judging broken_budgets evaluate judge require_budget",

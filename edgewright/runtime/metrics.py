@@ -95,10 +95,10 @@ class Collector:
         heat = GaugeMetricFamily("edgewright_temperature_celsius", "Of the hottest zone that the system tells.")
         if self._running.resources.temperature_c is not None:
             heat.add_metric([], self._running.resources.temperature_c)
-        session = self._running.session
-        about = InfoMetricFamily("edgewright", "The model that runs.")
-        values = {"model": str(session.path), "engine": session.engine, "precision": session.execution.precision}
-        about.add_metric([], {name: printable(value) for name, value in values.items()})
+        about = InfoMetricFamily("edgewright", "The models that run.")
+        for session in (crew.loaded.session for crew in self._running.crews):
+            values = {"model": str(session.path), "engine": session.engine, "precision": session.execution.precision}
+            about.add_metric([], {name: printable(value) for name, value in values.items()})
         return written, lost, heat, about
 
 

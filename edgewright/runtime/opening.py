@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,26 @@ from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 from edgewright.runtime.address import parse_address
 from edgewright.runtime.answers import Meaning
+from edgewright.runtime.crew import Flow, Loaded
 from edgewright.runtime.decisions import Smoothing
 from edgewright.runtime.frames import Sink, Source
 from edgewright.runtime.fused import FusedSource
 from edgewright.runtime.session import Session, open_session
 from edgewright.runtime.sinks import open_sink
 from edgewright.runtime.sources import open_source
-from edgewright.runtime.stream import Flow, Stream
+from edgewright.runtime.stream import Stream
 from edgewright.runtime.windows import Windowing
 
 __all__ = ["duration_s", "stream", "stream_of_texts"]
+
+_MODELS = (".tflite", ".onnx", ".xml")
 
 
 def stream(
     model: Path | str,
     sources: str | Source | Sequence[str | Source],
     *,
+    also: Sequence[tuple[Path | str, str | Source | Sequence[str | Source]]] = (),
     sinks: Sequence[str | Sink] = (),
     engine: str | None = None,
     threads: int = 1,
@@ -47,8 +52,10 @@ def stream(
     Args:
         model: a .tflite, .onnx or OpenVINO .xml file with one input.
         sources: an address (see `open_source`) or a source, or several that share the model.
+        also: more models, each with sources of its own, in the same stream: one account, the same sinks. What describes them
+            comes from the artifacts beside them; `preprocess`, `window`, `fuse` and `meaning` are of the first.
         sinks: addresses (see `open_sink`) or sinks.
-        engine: see `open_session`.
+        engine: see `open_session`; of all models, None takes the one made for each file's format.
         threads: see `open_session`.
         exact: see `open_session`.
         flow: policies, deadline, workers.
@@ -59,61 +66,80 @@ def stream(
         **meaning: fields of `Meaning`, by name.
 
     Raises:
-        EdgewrightError: what opening the model, a source or a sink raises; nothing is left running.
+        EdgewrightError: what opening a model, a source or a sink raises; nothing is left running.
     """
     opened: list[Any] = []
     flow = flow or Flow()
     try:
-        session = open_session(model, engine=engine, threads=threads, exact=exact)
-        opened.append(session)
-        if len(session.inputs) != 1:
-            names = ", ".join(spec.name for spec in session.inputs)
-            raise UsageError(
-                f"{model} has {len(session.inputs)} inputs ({names}), a stream feeds one",
-                hint="fuse sensors into one input (edgewright.runtime.fusion), or drive the session yourself",
-            )
-        meta, name = _meta(Path(model)), session.inputs[0].name
-        if preprocess is None and name in meta.preprocess:
-            preprocess = Preprocess.from_json(meta.preprocess[name])
-        if window is None and "window" in meta.extra:
-            window = Windowing.from_json(meta.extra["window"])
-        given: list[tuple[str, Source]] = []
-        for one in [sources] if isinstance(sources, (str, Source)) else sources:
-            source = open_source(one) if isinstance(one, str) else one
-            opened.append(source)
-            given.append((parse_address(one).label if isinstance(one, str) else type(source).__name__, source))
-        if not given:
-            raise UsageError("there is no source", hint="name one, for example camera:0 or file:clip.mp4")
-        if fuse is not None:
-            fused = FusedSource.parse(_distinct(given), fuse)
-            opened.append(fused)
-            given = [(" + ".join(name for name, _ in given), fused)]
-        for _, source in given:
-            _fits(source, preprocess, window, session, flow)
-        if session.stateful and (len(given) > 1 or flow.workers > 1):
-            raise UsageError(
-                f"{model} keeps state from one run to the next, there are {len(given)} sources and {flow.workers} workers",
-                hint="run one source and one worker; open a stream of its own for each source",
-            )
+        models = []
+        for number, (path, own) in enumerate([(model, sources), *also]):
+            session = open_session(path, engine=engine, threads=threads, exact=exact)
+            opened.append(session)
+            named = _sources(own, opened, None if number else fuse)
+            said = (None, None, {}) if number else (preprocess, window, meaning)
+            models.append(_loaded(session, named, flow, *said))
+        names = iter(_distinct([one for loaded in models for one in loaded.sources]))
+        models = [replace(loaded, sources=[next(names) for _ in loaded.sources]) for loaded in models]
         outs: list[tuple[str, Sink]] = []
         for out in sinks:
             sink = open_sink(out) if isinstance(out, str) else out
             opened.append(sink)
             outs.append((_sink_name(out) if isinstance(out, str) else type(sink).__name__, sink))
-        return Stream(
-            session,
-            _distinct(given),
-            _distinct(outs),
-            meaning=Meaning.of(meta, **meaning),
-            preprocess=preprocess,
-            window=window,
-            flow=flow,
-            keep_images=keep_images,
-        )
+        return Stream(models, _distinct(outs), flow=flow, keep_images=keep_images)
     except BaseException:
         for one in reversed(opened):
             one.close()
         raise
+
+
+def _sources(given: str | Source | Sequence[str | Source], opened: list[Any], fuse: str | None) -> list[tuple[str, Source]]:
+    """Names and sources, opened and noted in `opened`; a single one if they are fused."""
+    found: list[tuple[str, Source]] = []
+    for one in [given] if isinstance(given, (str, Source)) else given:
+        source = open_source(one) if isinstance(one, str) else one
+        opened.append(source)
+        found.append((parse_address(one).label if isinstance(one, str) else type(source).__name__, source))
+    if not found:
+        raise UsageError("there is no source", hint="name one, for example camera:0 or file:clip.mp4")
+    if fuse is not None:
+        fused = FusedSource.parse(_distinct(found), fuse)
+        opened.append(fused)
+        found = [(" + ".join(name for name, _ in found), fused)]
+    return found
+
+
+def _loaded(
+    session: Session,
+    sources: list[tuple[str, Source]],
+    flow: Flow,
+    preprocess: Preprocess | None,
+    window: Windowing | None,
+    meaning: dict[str, Any],
+) -> Loaded:
+    """A model with what its artifact declares, where nothing else was said.
+
+    Raises:
+        UsageError: the model cannot be fed by these sources.
+    """
+    if len(session.inputs) != 1:
+        names = ", ".join(spec.name for spec in session.inputs)
+        raise UsageError(
+            f"{session.path} has {len(session.inputs)} inputs ({names}), a stream feeds one",
+            hint="fuse sensors into one input (edgewright.runtime.fusion), or drive the session yourself",
+        )
+    meta, name = _meta(session.path), session.inputs[0].name
+    if preprocess is None and name in meta.preprocess:
+        preprocess = Preprocess.from_json(meta.preprocess[name])
+    if window is None and "window" in meta.extra:
+        window = Windowing.from_json(meta.extra["window"])
+    for _, source in sources:
+        _fits(source, preprocess, window, session, flow)
+    if session.stateful and (len(sources) > 1 or flow.workers > 1):
+        raise UsageError(
+            f"{session.path} keeps state from one run to the next, there are {len(sources)} sources and {flow.workers} workers",
+            hint="run it with one worker, and name the model again before each source",
+        )
+    return Loaded(session, sources, Meaning.of(meta, **meaning), preprocess, window)
 
 
 def stream_of_texts(
@@ -147,7 +173,7 @@ def stream_of_texts(
 
     Args:
         model: see `stream`.
-        sources: addresses.
+        sources: addresses; a model file among them begins the sources of another model, as in `a.tflite camera:0 b.tflite csv:x`.
         out: addresses of sinks.
         engine: see `stream`.
         threads: see `stream`.
@@ -177,9 +203,29 @@ def stream_of_texts(
     flow = Flow(policy, buffer, workers, None if deadline is None else 1000 * duration_s(deadline), rate, downscale)
     declared = Preprocess.parse(preprocess) if preprocess else None
     windows = Windowing.parse(window) if window else None
+    own, also = _by_model(model, sources)
+    described = {
+        "--preprocess": preprocess,
+        "--window": window,
+        "--smoothing": smoothing,
+        "--detection": detection,
+        "--task": task,
+        "--labels": labels,
+        "--threshold": threshold,
+        "--learn": learn,
+        "--track": track,
+        "--fuse": fuse,
+        "--declare": declare,
+    }
+    if also and (said := [name for name, value in described.items() if value not in (None, False, 0)]):
+        raise UsageError(
+            f"{', '.join(said)} would describe one model, there are {1 + len(also)}",
+            hint="say it once for each model alone with --declare, which keeps it in the artifact.json beside the model",
+        )
     running = stream(
         model,
-        list(sources),
+        own,
+        also=also,
         sinks=list(out),
         engine=engine,
         threads=threads,
@@ -204,6 +250,20 @@ def stream_of_texts(
             running.close()
             raise
     return running
+
+
+def _by_model(model: Path | str, words: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The sources of the first model, and further models with theirs."""
+    groups: list[tuple[str, list[str]]] = [(str(model), [])]
+    for word in words:
+        if Path(word).suffix.lower() in _MODELS and Path(word).is_file():
+            groups.append((word, []))
+        else:
+            groups[-1][1].append(word)
+    for name, sources in groups:
+        if not sources:
+            raise UsageError(f"{name} has no source", hint="name its sources behind it: a.tflite camera:0 b.tflite csv:imu.csv")
+    return groups[0][1], groups[1:]
 
 
 def _declare(model: Path, running: Stream, preprocess: Preprocess | None, window: Windowing | None) -> None:

@@ -104,13 +104,12 @@ def headline(result: Result) -> str:
 def print_account(account: Mapping[str, Any], file: TextIO) -> None:
     """What became of every frame, how long stages took, what sinks lost, what was told."""
     console = Console(file=file)
-    execution = account["execution"]
-    console.print(
-        f"{account['model']} in {account['engine']} ({execution['device']}, {execution['precision']}): "
-        f"{account['results_per_s']:g} results/s over {account['seconds']:.1f} s",
-        highlight=False,
-        soft_wrap=True,
-    )
+    models = account.get("models", [account])
+    speed = f"{account['results_per_s']:g} results/s over {account['seconds']:.1f} s"
+    for number, model in enumerate(models, 1):
+        execution = model["execution"]
+        text = f"{model['model']} in {model['engine']} ({execution['device']}, {execution['precision']})"
+        console.print(f"{text}: {speed}" if number == len(models) else text, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("source", "captured", "done", "late", "failed", "dropped", "alike", "age p50", "p90", "p99"):
         first = name == "source"

@@ -27,11 +27,12 @@ from edgewright.errors import EdgewrightError, MissingPackageError, SinkError, U
 from edgewright.preprocess import Preprocess
 from edgewright.runtime.accounting import Timings
 from edgewright.runtime.address import Address
+from edgewright.runtime.crew import Flow
 from edgewright.runtime.frames import Frame, Result, Sink, Source
 from edgewright.runtime.metrics import cumulative
 from edgewright.runtime.monitor import Page, serve
 from edgewright.runtime.opening import stream
-from edgewright.runtime.stream import Flow, Stream
+from edgewright.runtime.stream import Stream
 
 prometheus_parser = pytest.importorskip("prometheus_client.parser")
 
@@ -152,7 +153,7 @@ def served(
             through = all(outlet.written + outlet.lost == outlet.given == ended for outlet in running.outlets)
             return all(source.silent for source in sources) and count == ended and through
 
-        sources: list[Any] = [feed.source for feed in running._feeds]
+        sources: list[Any] = [source for crew in running.crews for _, source in crew.loaded.sources]
         thread = threading.Thread(target=follow)
         thread.start()
         try:

@@ -17,7 +17,7 @@ from edgewright.preprocess import Preprocess, encode
 from edgewright.runtime import Flow, Frame, Sink, Source, Windowing, stream
 from edgewright.runtime.accounting import Lane, Resources, Timings
 from edgewright.runtime.lanes import Buffer, Item
-from edgewright.runtime.opening import duration_s
+from edgewright.runtime.opening import duration_s, stream_of_texts
 from edgewright.runtime.prepare import Prepare
 
 
@@ -109,6 +109,51 @@ def test_several_sources_share_a_model_and_take_turns(models):
     for name, wanted in (("Rows", first), ("Rows #2", second)):
         np.testing.assert_array_equal([one.outputs["y"] for one in found if one.source == name], wanted + 1)
     adds_up(running.summary())
+
+
+def test_each_source_may_have_a_model_of_its_own(models, tmp_path):
+    ways, kept = {"first": rows(150, 1), "second": rows(90, 2)}, Kept()
+    also = [(models["openvino"], Rows(ways["second"]))]
+    running = stream(models["tflite"], Rows(ways["first"]), also=also, sinks=[kept])
+    found = list(running)
+    account = running.summary()
+    adds_up(account)
+    assert {name: lane["model"] for name, lane in account["sources"].items()} == {
+        "Rows": str(models["tflite"]),
+        "Rows #2": str(models["openvino"]),
+    }
+    assert [one["engine"] for one in account["models"]] == ["litert", "openvino"]
+    for name, given_rows in zip(account["sources"], ways.values(), strict=True):
+        mine = [one for one in found if one.source == name]
+        assert [one.index for one in mine] == list(range(len(given_rows)))
+        np.testing.assert_array_equal([next(iter(one.outputs.values())) for one in mine], given_rows + 1)
+    assert len(kept.results) == 240 and kept.closed == 1
+
+
+def test_a_slow_source_does_not_hold_another_model_up(models):
+    slow, quick = Rows(rows(40), live=True, rate=20), Rows(rows(500), live=True, rate=500)
+    order = [one.source for one in stream(models["tflite"], slow, also=[(models["tflite"], quick)])]
+    assert order[-1] == "Rows" and order.count("Rows") == 40
+    assert len([name for name in order[: order.index("Rows #2")]]) < 5
+
+
+def test_a_stateful_model_is_named_again_for_each_source(counter):
+    ones = np.ones((9, 4), np.float32)
+    found = list(stream(counter, Rows(ones[:5]), also=[(counter, Rows(ones))]))
+    for name, count in (("Rows", 5), ("Rows #2", 9)):
+        assert [one.outputs["y"][0] for one in found if one.source == name] == list(range(1, count + 1))
+
+
+def test_models_on_a_command_line(models, tmp_path):
+    for name, count in (("a", 3), ("b", 4)):
+        np.savetxt(tmp_path / f"{name}.csv", rows(count), delimiter=",")
+    running = stream_of_texts(models["tflite"], [f"csv:{tmp_path}/a.csv", str(models["openvino"]), f"csv:{tmp_path}/b.csv"])
+    assert len(list(running)) == 7
+    assert sorted(lane["done"] for lane in running.summary()["sources"].values()) == [3, 4]
+    with pytest.raises(UsageError, match="--task would describe one model, there are 2"):
+        stream_of_texts(models["tflite"], [f"csv:{tmp_path}/a.csv", str(models["openvino"]), "csv:b.csv"], task="regression")
+    with pytest.raises(UsageError, match="has no source"):
+        stream_of_texts(models["tflite"], [f"csv:{tmp_path}/a.csv", str(models["openvino"])])
 
 
 @pytest.mark.parametrize("policy", ["oldest", "newest", "wait"])
