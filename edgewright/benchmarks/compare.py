@@ -1,0 +1,408 @@
+"""Compare two benchmark reports: the change of each figure with its interval, what differs beside the model, and limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgewright.artifact import file_sha256
+from edgewright.benchmarks.comparable import REASONS, device_of, differing, threads_of, warnings_of
+from edgewright.benchmarks.gate import (
+    GATE_PROCESSES,
+    LEVEL,
+    Difference,
+    Limit,
+    Verdict,
+    difference,
+    difference_of_intervals,
+    exact_difference,
+    gate_level,
+    judge,
+    more_processes,
+)
+from edgewright.errors import EdgewrightError, UsageError
+from edgewright.report import Report
+
+__all__ = ["FIGURES", "Change", "Comparison", "Measure", "compare", "read_report", "rerun"]
+
+SCHEMA = 1
+
+
+class Figure(NamedTuple):
+    """Where a figure stands in a report: its metric, and the key of each process's own value; "" where there is none."""
+
+    title: str
+    metric: str
+    process: str = ""
+
+
+FIGURES = {
+    "p50": Figure("latency p50", "latency_p50", "p50_ms"),
+    "p90": Figure("latency p90", "latency_p90", "p90_ms"),
+    "p99": Figure("latency p99", "latency_p99", "p99_ms"),
+    "p999": Figure("latency p99.9", "latency_p99.9", "p999_ms"),
+    "mean": Figure("latency mean", "latency_mean", "mean_ms"),
+    "first": Figure("first inference", "first_inference", "first_ms"),
+    "load": Figure("load", "load", "load_ms"),
+    "memory": Figure("peak memory", "peak_rss", "peak_rss_bytes"),
+    "model_memory": Figure("memory of engine and model", "model_rss", "model_rss_bytes"),
+    "arena": Figure("arena", "arena_bytes"),
+    "energy": Figure("energy per inference", "energy_per_inference"),
+    "size": Figure("file", "raw_bytes"),
+    "deflated": Figure("file, deflated", "deflated_bytes"),
+}
+"""What is compared, in the order of the table; of each of them less is better."""
+
+_EXACT = frozenset({"raw_bytes", "deflated_bytes", "arena_bytes"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure in both reports.
+
+    Args:
+        figure: its short name, a key of `FIGURES`.
+        threads: of one call; 0 for figures of the file itself.
+        unit: of `a` and `b`.
+        a: the figure in the first report: the median over processes where these are known.
+        b: in the second.
+        found: the relative change with its interval.
+        processes: of the first and of the second report; 0 where the figure has none.
+        limit: the allowed change; None without a limit.
+        verdict: what the change says of the limit; None without a limit.
+        more: how many more processes of each file would decide an undecided one; None if that is not known.
+    """
+
+    figure: str
+    threads: int
+    unit: str
+    a: float
+    b: float
+    found: Difference
+    processes: tuple[int, int] = (0, 0)
+    limit: float | None = None
+    verdict: Verdict | None = None
+    more: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two reports beside each other.
+
+    Args:
+        a: path, sha256, engine and library of the first file.
+        b: of the second.
+        changes: of each figure that both have, thread count by thread count.
+        differing: what else differs than the model, in words with both values, by name (`REASONS`).
+        warnings: what a reader must know.
+        verdict: the worst of the changes' verdicts; None without limits.
+        rerun: what a second measurement of both files, in turns, showed by itself; None if there was none.
+    """
+
+    a: Mapping[str, Any]
+    b: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    differing: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    rerun: Comparison | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form for JSON; changes are shares, 0.05 is 5 %."""
+        changes = [
+            {**{k: v for k, v in asdict(one).items() if k != "found"}, **asdict(one.found), "processes": list(one.processes)}
+            for one in self.changes
+        ]
+        return {
+            "schema": SCHEMA,
+            "kind": "compare",
+            "a": dict(self.a),
+            "b": dict(self.b),
+            "verdict": self.verdict,
+            "changes": changes,
+            "differing": dict(self.differing),
+            "warnings": list(self.warnings),
+            "rerun": self.rerun.to_json() if self.rerun else None,
+        }
+
+    @property
+    def regressed(self) -> tuple[Change, ...]:
+        """The figures that became worse by more than their limit."""
+        return tuple(change for change in self.changes if change.verdict == "regressed")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of `edgewright bench --json` from a file.
+
+    Raises:
+        UsageError: the file cannot be read, is no JSON, or no benchmark report.
+    """
+    how = "write one with: edgewright bench MODEL --json > FILE"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=how) from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}", hint=how) from error
+    if isinstance(found, dict) and "error" in found:
+        raise UsageError(f"{path} holds an error and no report: {found['error'].get('message', '')}", hint=how)
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if kind != "bench" or not {"metrics", "details", "settings", "model"} <= found.keys():
+        raise UsageError(f"{path} is no benchmark report: its kind is {kind!r}, not 'bench'", hint=how)
+    return dict(found)
+
+
+def compare(
+    a: Mapping[str, Any] | Report,
+    b: Mapping[str, Any] | Report,
+    limits: Mapping[str, Limit] | None = None,
+    *,
+    allow: Sequence[str] = (),
+) -> Comparison:
+    """Set a report against an earlier one.
+
+    The unit is the process: its own percentile, mean or load time is one observation (T. Kalibera, R. Jones, "Rigorous
+    benchmarking in reasonable time", ISMM 2013). See `gate.difference` for the interval, `gate.judge` for the verdicts.
+
+    Args:
+        a: the earlier report of kind "bench", or its JSON.
+        b: the later one.
+        limits: how much worse figures may be, by their names in `FIGURES`.
+        allow: names in `REASONS` of what may differ although there are limits; "all" for all of them.
+
+    Raises:
+        UsageError: a figure with a limit is missing or unknown, no thread count is in both, or something of `REASONS` differs
+            that is not allowed while there are limits.
+    """
+    return _compare([(_plain(a), _plain(b))], limits or {}, allow)
+
+
+def _plain(report: Mapping[str, Any] | Report) -> Mapping[str, Any]:
+    return report.to_json() if isinstance(report, Report) else report
+
+
+def _compare(
+    sessions: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], limits: Mapping[str, Limit], allow: Sequence[str]
+) -> Comparison:
+    """The comparison over one or more measurements of the same two files."""
+    if unknown := [name for name in limits if name not in FIGURES]:
+        raise UsageError(f"there is no figure '{unknown[0]}'", hint=f"known: {', '.join(FIGURES)}")
+    if unknown := [name for name in allow if name not in REASONS and name != "all"]:
+        raise UsageError(f"there is nothing called '{unknown[0]}' that may differ", hint=f"known: {', '.join(REASONS)}, all")
+    a, b = sessions[0]
+    counts = [count for count in threads_of(a) if count in threads_of(b)]
+    if not counts:
+        told = [", ".join(map(str, threads_of(report))) for report in (a, b)]
+        raise UsageError(
+            f"no thread count is in both reports: {told[0]} and {told[1]}", hint="measure both with the same --threads"
+        )
+    found = differing(a, b)
+    strict = [name for name in found if name not in allow and "all" not in allow] if limits else []
+    if strict:
+        raise UsageError(
+            f"the reports differ in more than the model: {'; '.join(found[name] for name in strict)}",
+            hint=f"measure again under the same conditions, or say --allow {','.join(strict)}",
+        )
+    level = gate_level(len(limits) * len(counts))
+    changes: list[Change] = []
+    for name in FIGURES:
+        wanted = limits.get(name)
+        mine = [change for count in (*counts, 0) if (change := _change(sessions, name, count, wanted, level))]
+        if wanted and not mine:
+            raise UsageError(_missing(name, a, b), hint="leave its limit out, or measure it in both")
+        changes += mine
+    verdicts = [change.verdict for change in changes]
+    order: tuple[Verdict, ...] = ("regressed", "undecided", "kept")
+    worst = next((verdict for verdict in order if verdict in verdicts), None)
+    return Comparison(_file(a), _file(b), tuple(changes), found, tuple(warnings_of(a, b, found)), worst)
+
+
+def _file(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: report["model"].get(key) for key in ("path", "sha256", "engine", "library")}
+
+
+def _subject(report: Mapping[str, Any], threads: int) -> str:
+    """What a report calls a thread count: nothing if it has only one."""
+    return f"threads={threads}" if threads and len(threads_of(report)) > 1 else ""
+
+
+def _metric(report: Mapping[str, Any], name: str, threads: int) -> Mapping[str, Any] | None:
+    """A report's metric of a thread count; sizes are those of no thread count."""
+    if (name in ("raw_bytes", "deflated_bytes")) != (threads == 0):
+        return None
+    subject = _subject(report, threads)
+    return next((one for one in report["metrics"] if one["name"] == name and one["subject"] == subject), None)
+
+
+def _of_processes(report: Mapping[str, Any], threads: int) -> list[Mapping[str, Any]]:
+    """What a report keeps of each process of a thread count."""
+    subject = _subject(report, threads)
+    found = report["details"].get(subject, {}) if subject else report["details"]
+    return list(found.get("processes", ()))
+
+
+def _process_values(report: Mapping[str, Any], figure: str, threads: int) -> list[float]:
+    """Each process's own value of a figure; empty if the report does not keep them, or if one is no positive number."""
+    key = FIGURES[figure].process
+    values = [process.get(key) for process in _of_processes(report, threads)]
+    good = [float(value) for value in values if isinstance(value, (int, float)) and value > 0]
+    return good if key and len(good) == len(values) else []
+
+
+def _change(
+    sessions: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, threads: int, limit: Limit | None, level: float
+) -> Change | None:
+    """A figure's change; None if a report does not have it."""
+    pairs = [tuple(_metric(report, FIGURES[name].metric, threads) for report in session) for session in sessions]
+    first, second = pairs[-1]
+    if first is None or second is None or not _positive(first["value"]) or not _positive(second["value"]):
+        return None
+    values = [[_process_values(report, name, threads) for report in session] for session in sessions]
+    values = [pair for pair in values if all(pair)]
+    counts = (0, 0)
+    a, b = float(first["value"]), float(second["value"])
+    if FIGURES[name].metric in _EXACT:
+        found = exact_difference(a, b)
+    elif values:
+        sides = [[pair[side] for pair in values] for side in (0, 1)]
+        found = difference(sides[0], sides[1], level if limit else LEVEL)
+        a, b = (_median([value for session in side for value in session]) for side in sides)
+        counts = (sum(map(len, sides[0])), sum(map(len, sides[1])))
+    else:
+        found = _from_metrics(first, second)
+        if found.low is not None and FIGURES[name].process:
+            counts = (len(_of_processes(sessions[-1][0], threads)), len(_of_processes(sessions[-1][1], threads)))
+    verdict = judge(found, limit.share) if limit else None
+    more = more_processes(found, limit.share, min(counts)) if limit and verdict == "undecided" and min(counts) else None
+    return Change(name, threads, first["unit"], a, b, found, counts, limit.share if limit else None, verdict, more)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > 0
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def _from_metrics(a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
+    """The change of figures whose processes are not known: from their intervals where these are confidence intervals."""
+    change = b["value"] / a["value"] - 1
+    if not all(one["interval"].startswith("95 %") for one in (a, b)):
+        kept = "a report keeps no value of each process" if all(one["interval"] for one in (a, b)) else "a report has no interval"
+        return Difference(change, method=f"{kept} of this figure")
+    if not all(_positive(one["low"]) for one in (a, b)):
+        return Difference(change, method="a report's interval of this figure reaches down to 0")
+    ends_a, ends_b = ((one["value"], one["low"], one["high"]) for one in (a, b))
+    return difference_of_intervals(ends_a, ends_b)
+
+
+def _missing(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Why a figure cannot be compared."""
+    reasons = []
+    for word, report in (("first", a), ("second", b)):
+        metrics = [one for one in report["metrics"] if one["name"] == FIGURES[name].metric]
+        why = next((one["why_absent"] for one in metrics if one["why_absent"]), "" if metrics else "it is not in it")
+        reasons += [f"the {word} has none ({why})"] if why else []
+    return f"{FIGURES[name].title} cannot be compared: {', '.join(reasons) or 'a report has it as 0'}"
+
+
+# ---- measuring again ----------------------------------------------------------------------------------------------------
+
+Progress = Callable[[float, str], None]
+Measure = Callable[[Sequence[Mapping[str, Any]], int, "Progress | None"], Sequence["Report | Mapping[str, Any]"]]
+"""Measures the files of reports again, in turns, so many processes each; a report per file, in order."""
+
+
+def rerun(
+    a: Mapping[str, Any] | Report,
+    b: Mapping[str, Any] | Report,
+    limits: Mapping[str, Limit],
+    *,
+    allow: Sequence[str] = (),
+    processes: int = GATE_PROCESSES,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure both files again, in turns, and decide from all that is known.
+
+    Two reports of different hours may differ by what the machine did meanwhile; files that take turns differ by themselves.
+    So an alarm stands only if the new measurement shows it by itself and both together do, too. Where it does not, the new
+    measurement's own verdict counts.
+
+    Args:
+        a: the earlier report.
+        b: the later one.
+        limits: as for `compare`.
+        allow: as for `compare`.
+        processes: how many of each file and thread count.
+        measure: how to measure; None does so on this machine.
+        progress: called with a share between 0 and 1 and a text.
+
+    Returns:
+        The comparison over both measurements, whose `rerun` is the one of the new measurement alone.
+
+    Raises:
+        UsageError: a file is gone or has changed, or this machine, an engine's library or a precision is not the reports'.
+        EdgewrightError: what measuring raises.
+    """
+    old = (_plain(a), _plain(b))
+    again = tuple(map(_plain, (measure or _measure_here)(old, processes, progress)))
+    for before, after in zip(old, again, strict=True):
+        if changed := {name: text for name, text in differing(before, after).items() if name != "throttled"}:
+            raise UsageError(
+                f"{before['model']['path']} cannot be measured again as it was: {'; '.join(changed.values())}",
+                hint="measure both anew with 'edgewright bench', one after the other",
+            )
+    alone = _compare([(again[0], again[1])], limits, allow)
+    both = _compare([(old[0], old[1]), (again[0], again[1])], limits, allow)
+    changes = tuple(map(_confirmed, both.changes, _matching(alone, both)))
+    verdicts = {change.verdict for change in changes}
+    order: tuple[Verdict, ...] = ("regressed", "undecided", "kept")
+    worst = next((verdict for verdict in order if verdict in verdicts), None)
+    return Comparison(both.a, both.b, changes, both.differing, both.warnings, worst, alone)
+
+
+def _matching(alone: Comparison, both: Comparison) -> list[Change | None]:
+    """The change of the new measurement for each of both measurements together."""
+    by_key = {(change.figure, change.threads): change for change in alone.changes}
+    return [by_key.get((change.figure, change.threads)) for change in both.changes]
+
+
+def _confirmed(both: Change, alone: Change | None) -> Change:
+    """A change with the verdict that stands after a second measurement."""
+    if alone is None or both.verdict is None or alone.verdict == both.verdict:
+        return both
+    verdict: Verdict = "undecided" if alone.verdict in ("regressed", None) else alone.verdict
+    more = alone.more if verdict == "undecided" else None
+    return Change(both.figure, both.threads, both.unit, both.a, both.b, both.found, both.processes, both.limit, verdict, more)
+
+
+def _measure_here(reports: Sequence[Mapping[str, Any]], processes: int, progress: Progress | None) -> list[Report]:
+    """Measure the files of reports on this machine."""
+    from edgewright.benchmarks.bench import BenchTarget, bench_many
+    from edgewright.runtime.machine import fingerprint
+
+    for report in reports:
+        path, sha256 = Path(report["model"]["path"]), report["model"]["sha256"]
+        how = "measure both anew with 'edgewright bench'"
+        if (device := device_of(report)) not in (None, "", "local"):
+            raise UsageError(f"{path} was measured on {device}, not here", hint=how)
+        if report["settings"]["fingerprint"] != fingerprint():
+            raise UsageError(f"{path} was measured on another machine: {report['settings']['machine']['cpu']}", hint=how)
+        try:
+            now = file_sha256(path)
+        except (OSError, EdgewrightError) as error:
+            raise UsageError(f"{path} cannot be measured again: it cannot be read", hint=how) from error
+        if now != sha256:
+            raise UsageError(f"{path} has changed since its report: sha256 {now[:8]}, not {sha256[:8]}", hint=how)
+    first = reports[0]["settings"]
+    targets = [
+        BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
+        for one in reports
+    ]
+    return bench_many(targets, duration_s=float(first["duration_s"]), repeats=processes, progress=progress)

@@ -1,0 +1,261 @@
+"""What people see of a comparison and of a history in the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgewright.benchmarks.compare import FIGURES, Change, Comparison
+from edgewright.benchmarks.gate import Difference
+from edgewright.report import Metric
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgewright.benchmarks.history import Series
+    from edgewright.benchmarks.history_points import Point
+
+__all__ = [
+    "alarm_text",
+    "change_text",
+    "print_comparison",
+    "print_history",
+    "print_series",
+    "spark",
+    "undecided_text",
+    "value_text",
+]
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII = "_.-=+*#@"
+_WORDS = {"regressed": "regressed", "kept": "within", "undecided": "undecided"}
+_STYLES = {"regressed": "red", "kept": "green", "undecided": "yellow"}
+_BYTES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
+
+def value_text(value: float, unit: str) -> str:
+    """A figure with its unit and four digits that count."""
+    if unit == "bytes":
+        name, size = next(((name, size) for name, size in _BYTES if value >= 10 * size), ("bytes", 1))
+        return f"{value:,.0f} bytes" if size == 1 else f"{value / size:,.1f} {name}"
+    if unit == "ms":
+        value, unit = (value * 1000, "us") if value < 0.1 else (value / 1000, "s") if value >= 1000 else (value, unit)
+    return f"{_digits(value)} {unit}".strip()
+
+
+def _digits(value: float) -> str:
+    places = 3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0
+    return f"{value:,.{places}f}" if value >= 0.1 or value == 0 else f"{value:.3g}"
+
+
+def change_text(share: float) -> str:
+    """A relative change in per cent, with its sign."""
+    share *= 100
+    if share == float("inf"):
+        return "more than doubled"
+    places = 0 if abs(share) >= 100 else 1 if abs(share) >= 1 else 2
+    text = f"{share:+.{places}f} %"
+    return text if any(digit in text for digit in "123456789") else "0 %"
+
+
+def _limit_text(share: float) -> str:
+    return f"{100 * share:.4g} %"
+
+
+def _interval(found: Difference) -> str:
+    if found.low is None or found.high is None:
+        return "-"
+    return "exact" if found.method == "exact" else f"{change_text(found.low)} to {change_text(found.high)}"
+
+
+def alarm_text(changes: Sequence[Change]) -> str:
+    """The figures that became worse, in one sentence."""
+    parts = []
+    for one in changes:
+        interval = "" if one.found.method == "exact" else f" ({_interval(one.found)})"
+        rise = change_text(one.found.change).lstrip("+")
+        parts.append(f"{_title(one)} rose by {rise}{interval}, {_limit_text(one.limit or 0)} is allowed")
+    return "; ".join(parts)
+
+
+def undecided_text(change: Change) -> str:
+    """Why a figure's limit is undecided, and what would decide it."""
+    found, limit = change.found, change.limit or 0.0
+    title = f"{_title(change)}: {change_text(found.change)}"
+    if found.low is None:
+        told = f"{title}, without an interval ({found.method})"
+    else:
+        told = f"{title} ({_interval(found)}) neither shows nor excludes a rise of more than {_limit_text(limit)}"
+    if change.more is not None:
+        count = min(change.processes) + change.more
+        return f"{told}; {change.more} more processes of each file would decide if nothing else changes (--repeats {count})"
+    if found.low is not None and min(change.processes):
+        return f"{told}; it lies so close to the limit that more than 1000 processes would be needed"
+    return told
+
+
+def _title(change: Change) -> str:
+    title = FIGURES[change.figure].title
+    return f"{title} ({_threads(change.threads)})" if change.threads > 1 else title
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Names come from files and users: "[x]" and ":x:" in them are no markup.
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Two reports side by side on standard output; warnings go to the log."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    facts = Table.grid(padding=(0, 2))
+    for word, file in (("A", found.a), ("B", found.b)):
+        sha, library = str(file["sha256"])[:8], file["library"] or file["engine"]
+        facts.add_row(word, _plain(f"{file['path']}  {sha}  {library}"))
+    console.print(facts)
+    counts = list(dict.fromkeys(change.threads for change in found.changes if change.threads))
+    limited = any(change.limit is not None for change in found.changes)
+    for place, count in enumerate(counts):
+        console.print()
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for title in (
+            _threads(count) if len(counts) > 1 else "",
+            "A",
+            "B",
+            "change",
+            "interval",
+            *(["limit", ""] if limited else []),
+        ):
+            table.add_column(title, justify="left" if not table.columns else "right")
+        for change in found.changes:
+            if change.threads != count and (change.threads or place < len(counts) - 1):
+                continue
+            cells = [FIGURES[change.figure].title, value_text(change.a, change.unit), value_text(change.b, change.unit)]
+            cells += [change_text(change.found.change), _interval(change.found)]
+            if limited:
+                cells.append("" if change.limit is None else f"+{_limit_text(change.limit)}")
+            table.add_row(*cells, *([Text(_WORDS[change.verdict], _STYLES[change.verdict])] if change.verdict else []))
+        console.print(table)
+    console.print()
+    for note in _notes(found):
+        console.print(note, style="dim")
+    log = logging.getLogger("edgewright")
+    for warning in found.warnings:
+        log.warning("%s", warning)
+
+
+def _notes(found: Comparison) -> list[str]:
+    """What the intervals are, and why one is missing."""
+    by_method: dict[str, list[str]] = {}
+    for change in found.changes:
+        if change.found.method != "exact":
+            by_method.setdefault(change.found.method, []).append(FIGURES[change.figure].title)
+    notes = []
+    missing = {change.found.method for change in found.changes if change.found.low is None}
+    for method, titles in by_method.items():
+        names = ", ".join(dict.fromkeys(titles))
+        notes.append(f"no interval of {names}: {method}" if method in missing else f"interval of {names}: {method}")
+    if any(min(change.processes) for change in found.changes):
+        notes.append("A and B are medians over processes; the change is the middle of all pairs of processes")
+    if found.rerun:
+        changes = [
+            f"{_title(one)} {change_text(one.found.change)} ({_interval(one.found)})"
+            for one in found.rerun.changes
+            if one.limit is not None
+        ]
+        notes.append(f"measured again in turns: {', '.join(changes)}")
+    return notes
+
+
+# ---- history ------------------------------------------------------------------------------------------------------------
+
+
+def print_series(series: Sequence[Series]) -> None:
+    """What the history holds, one line per model, device and engine."""
+    from rich import box
+    from rich.table import Table
+
+    console = _console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for title in ("model", "device", "engine", "measured", "last"):
+        table.add_column(title, justify="right" if title == "measured" else "left")
+    for one in series:
+        table.add_row(_plain(one.model), _plain(one.device), one.engine, f"{one.count}", one.last)
+    console.print(table)
+
+
+def print_history(points: Sequence[Point], metric: str) -> None:
+    """Measurements of a model, the oldest first: figures with intervals and what changed since the one before."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    shown = list(dict.fromkeys(("p50", "p90", metric)))
+    groups = {(point.model, point.device, point.engine, point.threads) for point in points}
+    columns = [title for place, title in enumerate(("model", "device")) if len({group[place] for group in groups}) > 1]
+    threads = len({group[3] for group in groups}) > 1
+    heads = ["time (UTC)", *columns, "sha256", "engine", *(["threads"] if threads else [])]
+    for title in heads:
+        table.add_column(title)
+    for name in shown:
+        table.add_column(FIGURES[name].title, justify="right")
+        table.add_column("interval", justify="right", style="dim")
+    table.add_column(f"change of {metric}", justify="right")
+    table.add_column("")
+    for point in points:
+        names = {"model": point.model, "device": point.device}
+        cells: list[Any] = [point.time, *(_plain(names[title]) for title in columns), point.sha256[:8], point.library]
+        cells += [str(point.threads)] if threads else []
+        for name in shown:
+            cells += _figure_cells(point.figures.get(name))
+        change = point.change
+        cells.append("-" if change is None else f"{change_text(change.change)}  {_interval(change)}")
+        cells.append(Text.assemble(("regressed  ", "red") if point.regressed else "", _plain(point.note)))
+        table.add_row(*cells)
+    console.print(table)
+    console.print()
+    blocks = _ASCII if "utf" not in console.encoding.lower() else _BLOCKS
+    for group in sorted(groups):
+        mine = [point for point in points if (point.model, point.device, point.engine, point.threads) == group]
+        found = [point.figures[metric] for point in mine if metric in point.figures]
+        values = [one.value for one in found if one.value is not None]
+        if len(values) > 1:
+            of = f"{_plain(group[0])} on {_plain(group[1])}, {group[2]}, {_threads(group[3])}, " if len(groups) > 1 else ""
+            ends = [value_text(value, found[0].unit) for value in (values[0], values[-1])]
+            console.print(f"{of}{FIGURES[metric].title}: {ends[0]} {spark(values, blocks)} {ends[1]}")
+
+
+def _figure_cells(found: Metric | None) -> list[str]:
+    """A figure and its interval."""
+    if found is None or found.value is None:
+        return ["-", ""]
+    if found.low is None or found.high is None:
+        return [value_text(found.value, found.unit), ""]
+    return [value_text(found.value, found.unit), f"{value_text(found.low, found.unit)} - {value_text(found.high, found.unit)}"]
+
+
+def spark(values: Sequence[float], blocks: str = _BLOCKS) -> str:
+    """Values as one line of blocks, from the least to the greatest; equal values are in the middle."""
+    low, high = min(values), max(values)
+    last = len(blocks) - 1
+    if high == low:
+        return blocks[last // 2] * len(values)
+    return "".join(blocks[round((value - low) / (high - low) * last)] for value in values)
+
+
+def _plain(text: str) -> str:
+    """Text without control characters, which a file's name could send to the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
