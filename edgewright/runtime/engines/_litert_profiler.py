@@ -180,9 +180,9 @@ class _Model:
         count = self._number("GetNumSignatureInputs", self._signature)
         names = []
         for at in range(count):
-            name = ctypes.c_char_p()
-            self._call("GetSignatureInputName", self._signature, _Size(at), ctypes.byref(name))
-            names.append((name.value or b"").decode())
+            text = ctypes.c_char_p()
+            self._call("GetSignatureInputName", self._signature, _Size(at), ctypes.byref(text))
+            names.append((text.value or b"").decode())
         if not set(names) <= set(feeds):
             raise UnsupportedError(f"LiteRT's C library names the inputs {', '.join(names)}, the session {', '.join(feeds)}")
         kinds = [self._type("Input", at) for at in range(count)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgewright import worker
-from edgewright.errors import EdgewrightError, UnsupportedError, WorkerError
+from edgewright.errors import UnsupportedError, WorkerError
 from edgewright.runtime.engines._litert_ops import BUILT_IN, DELEGATED
 from edgewright.runtime.engines._litert_profiler import SUBGRAPH_MAIN, TAKEN, library
 from edgewright.runtime.placed import OpTime, PlacedOp
@@ -92,8 +92,6 @@ def op_times(
             raise UnsupportedError(f"LiteRT's profiler needs a process of its own, which cannot be started: {error}") from error
         except WorkerError as error:
             raise UnsupportedError(f"LiteRT's profiler failed: {error.message}", error.hint) from error
-        except EdgewrightError:
-            raise
     events = [event for event in found["events"] if event["subgraph"] == SUBGRAPH_MAIN]
     return tuple(_timed(events, ops, regions))
 
@@ -129,7 +127,7 @@ def _names(events: Sequence[Mapping[str, Any]], ops: Sequence[PlacedOp], regions
         last = event["op"]
     if len(groups) != len(regions):
         groups, regions = [[at for group in groups for at in group]], [{at for region in regions for at in region}]
-    found = {}
+    found: dict[int, PlacedOp] = {}
     for group, region in zip(groups, regions, strict=True):
         members = [ops[at] for at in sorted(region)]
         pairs = match([events[at]["tag"] for at in group], [op.op for op in members])

@@ -14,6 +14,8 @@ import numpy as np
 from edgewright.artifact import TensorSpec
 from edgewright.errors import EngineError, needs
 from edgewright.runtime.engines import ENGINES
+from edgewright.runtime.engines._onnxruntime_ops import WARMUP, op_times, peak_bytes, place, trace
+from edgewright.runtime.placed import OpTime, Placement
 from edgewright.runtime.session import Array, Execution, Session, Shape
 
 __all__ = ["OnnxRuntimeSession"]
@@ -64,17 +66,25 @@ class OnnxRuntimeSession(Session):
 
     def _load(self) -> None:
         ort = _import_onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 4
-        self._session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        self._session = self._open(self._options(ort))
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
         self._names = [spec.name for spec in self.outputs]
         self._fixed = all(None not in spec.shape for spec in self.outputs)
         self.execution = _execution(self.path, {spec.dtype for spec in self.inputs + self.outputs})
+
+    def _options(self, ort: Any) -> Any:
+        """How models are opened."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4
+        return options
+
+    def _open(self, options: Any) -> Any:
+        """ONNX Runtime's session of the file."""
+        return _import_onnxruntime().InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
     def _bind(self, shapes: tuple[Shape, ...]) -> None:
         """Bind NumPy memory to inputs and outputs, unless an output's shape is free: see `_execute`."""
@@ -107,6 +117,35 @@ class OnnxRuntimeSession(Session):
     def _release(self) -> None:
         self._session = self._binding = None
         self._feeds = self._results = ()
+
+    def _traced(self, feeds: Mapping[str, Array], runs: int, *, as_in_file: bool = False) -> list[list[dict[str, Any]]]:
+        """Kernel events of some inferences of a session of its own, each run's; `as_in_file` leaves out optimizations."""
+        ort = _import_onnxruntime()
+
+        def opened(prefix: str) -> Any:
+            options = self._options(ort)
+            options.enable_profiling, options.profile_file_prefix = True, prefix
+            if as_in_file:
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                # Weights that a kernel has packed for itself are no operands any more, and have no shape.
+                options.add_session_config_entry("session.disable_prepacking", "1")
+            return self._open(options)
+
+        return trace(opened, feeds, runs)
+
+    def _some_feeds(self) -> dict[str, Array]:
+        """Zeros for every input; a free size is 1."""
+        return {spec.name: np.zeros([1 if size is None else size for size in spec.shape], spec.dtype) for spec in self.inputs}
+
+    def _arena(self) -> tuple[int | None, str]:
+        found = peak_bytes(self._traced(self._some_feeds(), 2)[-1])
+        return found, "" if found is not None else "this release of ONNX Runtime does not tell how much of its arena is in use"
+
+    def _placement(self) -> Placement:
+        return place(self._traced(self._some_feeds(), 1, as_in_file=True)[0], self.inputs, self.outputs)
+
+    def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
+        return op_times(self._traced(feeds, runs + WARMUP))
 
     def _hint(self, text: str) -> str:
         if "not implemented" in text.lower() or "NOT_IMPLEMENTED" in text:

@@ -16,6 +16,8 @@ import numpy as np
 from edgewright.artifact import TensorSpec
 from edgewright.errors import EngineError, needs
 from edgewright.runtime.engines import ENGINES
+from edgewright.runtime.engines._openvino_ops import name_anew, op_times, place
+from edgewright.runtime.placed import OpTime, Placement
 from edgewright.runtime.session import Array, Execution, Session, Shape
 
 __all__ = ["OpenVinoSession", "import_openvino"]
@@ -97,7 +99,27 @@ class OpenVinoSession(Session):
         _need_weights(self.path)
         self._ov = ov = import_openvino()
         core = ov.Core()
+        model = self._read(core)
+        names, scales = _note(model, "names"), _scales(_note(model, "io"))
+        self.inputs = _specs(model.inputs, names.get("inputs"), scales)
+        self.outputs = _specs(model.outputs, names.get("outputs"), scales)
+        # An output that is an input's own tensor: OpenVINO never fills other memory that is bound to it.
+        sources = (port.get_node().input_value(0).get_node().get_type_name() for port in model.outputs)
+        self._passed = {index for index, kind in enumerate(sources) if kind == "Parameter"}
+        self._compiled = core.compile_model(model, "CPU", self._config())
+        self._request = self._compiled.create_infer_request()
+        self.stateful = bool(self._request.query_state())
+        self.execution = _execution(self._compiled)
+
+    def _read(self, core: Any) -> Any:
+        """The file's model; ops that OpenVINO numbers anew with every file that it reads get numbers of their own here."""
         model = core.read_model(str(self.path))
+        if self.path.suffix != ".xml":
+            name_anew(model)
+        return model
+
+    def _config(self) -> dict[str, Any]:
+        """How models are compiled."""
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,
@@ -107,16 +129,7 @@ class OpenVinoSession(Session):
         }
         if self.exact:
             config |= {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
-        names, scales = _note(model, "names"), _scales(_note(model, "io"))
-        self.inputs = _specs(model.inputs, names.get("inputs"), scales)
-        self.outputs = _specs(model.outputs, names.get("outputs"), scales)
-        # An output that is an input's own tensor: OpenVINO never fills other memory that is bound to it.
-        sources = (port.get_node().input_value(0).get_node().get_type_name() for port in model.outputs)
-        self._passed = {index for index, kind in enumerate(sources) if kind == "Parameter"}
-        self._compiled = core.compile_model(model, "CPU", config)
-        self._request = self._compiled.create_infer_request()
-        self.stateful = bool(self._request.query_state())
-        self.execution = _execution(self._compiled)
+        return config
 
     def _bind(self, shapes: tuple[Shape, ...]) -> None:
         """Bind tensors to inputs and to computed outputs of fixed shape; the others are fetched after each run."""
@@ -151,6 +164,22 @@ class OpenVinoSession(Session):
     def _release(self) -> None:
         self._feeds = self._results = ()
         self._request = self._compiled = None
+
+    def _arena(self) -> tuple[int | None, str]:
+        return None, "OpenVINO's CPU plug-in does not tell how much memory it plans for activations"
+
+    def _placement(self) -> Placement:
+        return place(self._read(self._ov.Core()), self._compiled, self.inputs, self.outputs)
+
+    def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
+        core = self._ov.Core()
+        compiled = core.compile_model(self._read(core), "CPU", {**self._config(), "PERF_COUNT": True})
+        tensors = {}
+        for at, spec in enumerate(self.inputs):
+            array = np.ascontiguousarray(feeds[spec.name])
+            tensors[at] = self._ov.Tensor(compiled.inputs[at].get_element_type(), self._ov.Shape(array.shape))
+            tensors[at].data[...] = array
+        return op_times(compiled, tensors, runs)
 
     def _hint(self, text: str) -> str:
         if "not supported" in text or "no translator" in text.lower() or "Unsupported" in text or "not been converted" in text:

@@ -1,0 +1,193 @@
+"""Which node of a compiled OpenVINO model runs which op of the file, through what kernel, and how long each takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from edgewright.artifact import TensorSpec
+from edgewright.runtime.placed import NOT_TOLD, OpTime, PlacedOp, Placement, per_sample
+
+__all__ = ["name_anew", "op_times", "place"]
+
+_NO_OPS = ("Constant", "Parameter", "Result")
+
+_MATRICES = {
+    "LSTMSequence": (4, 5),
+    "GRUSequence": (3, 4),
+    "RNNSequence": (3, 4),
+    "LSTMCell": (3, 4),
+    "GRUCell": (2, 3),
+    "RNNCell": (2, 3),
+}
+"""Operands that hold the input and recurrent matrices."""
+
+_NOT_COUNTED = ("Einsum", "ScaledDotProductAttention", "DeformableConvolution", "BinaryConvolution")
+
+_WARMUP = 5
+_GROWTH = 1.5
+
+
+def name_anew(model: Any) -> None:
+    """Name ops that have no name of their own by type and position, so that two readings of a file name them alike.
+
+    OpenVINO names such ops by type and a number that goes on counting from one file to the next.
+    """
+    for at, node in enumerate(model.get_ordered_ops()):
+        kind, name = str(node.get_type_name()), str(node.get_friendly_name())
+        if kind not in _NO_OPS and re.fullmatch(r"[A-Za-z]+_\d+", name):
+            node.set_friendly_name(f"{kind}_{at}")
+
+
+def place(model: Any, compiled: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Placement:
+    """The placement of a compiled model.
+
+    Args:
+        model: as read from the file; free sizes count as 1.
+        compiled: the same model, compiled.
+        inputs: of the model.
+        outputs: of the model.
+    """
+    devices = [str(name) for name in compiled.get_property("EXECUTION_DEVICES")]
+    device = devices[0] if len(devices) == 1 else ""
+    on_cpu = device.upper().startswith("CPU")
+    if on_cpu:
+        why = "OpenVINO's CPU plug-in runs the whole model: no accelerator was asked for"
+    else:
+        why = "" if device else f"OpenVINO runs it on one of {', '.join(devices)}, {NOT_TOLD} which"
+    fixed = _with_fixed_sizes(model, inputs)
+    nodes = list(_computing(fixed or model))
+    counts = [_macs(node) if fixed is not None else None for node in nodes]
+    macs, note = per_sample(counts, inputs, outputs)
+    notes = [note] if note else []
+    if any(value is None for value in macs):
+        notes.append("multiply-adds of some ops cannot be counted from their shapes")
+    if any(_bodies(node) for node in nodes):
+        notes.append("loops and branches count as the op that calls them, with their graphs once")
+    kernels = _kernels(compiled)
+    placed = []
+    for at, (node, value) in enumerate(zip(nodes, macs, strict=True)):
+        name = str(node.get_friendly_name())
+        kind = kernels.get(name, "")
+        placed.append(PlacedOp(at, name, str(node.get_type_name()), device, bool(device) and not on_cpu, value, why, kind))
+    return Placement(tuple(placed), "; ".join(notes))
+
+
+def _with_fixed_sizes(model: Any, inputs: Sequence[TensorSpec]) -> Any | None:
+    """The model with free sizes set to 1; None if it does not take that."""
+    if all(None not in spec.shape for spec in inputs):
+        return model
+    copy = model.clone()
+    try:
+        copy.reshape({at: [1 if size is None else size for size in spec.shape] for at, spec in enumerate(inputs)})
+    except RuntimeError:
+        return None
+    return copy
+
+
+def _computing(model: Any) -> Iterator[Any]:
+    """Ops that compute with data; what only decodes constants is done while compiling."""
+    constant: set[str] = set()
+    for node in model.get_ordered_ops():
+        name = str(node.get_friendly_name())
+        sources = [value.get_node() for value in node.input_values()]
+        if node.get_type_name() == "Constant" or (sources and all(str(s.get_friendly_name()) in constant for s in sources)):
+            constant.add(name)
+        elif node.get_type_name() not in _NO_OPS:
+            yield node
+
+
+def _bodies(node: Any) -> list[Any]:
+    """Graphs that a node calls."""
+    kind = node.get_type_name()
+    if kind in ("Loop", "TensorIterator"):
+        return [node.get_function()]
+    return [node.get_function(0), node.get_function(1)] if kind == "If" else []
+
+
+def _macs(node: Any) -> int | None:
+    """Multiply-adds of a node; None where they cannot be counted.
+
+    A convolution sums one filter per output element, a transposed one spreads each input element by one filter, a
+    recurrent layer multiplies its matrices with one vector per step. Filters are (outputs, inputs, sizes), transposed
+    ones (inputs, outputs, sizes), both with the groups in front in the grouped ops.
+    """
+    kind = str(node.get_type_name())
+    bodies = _bodies(node)
+    if bodies:
+        inner = [_macs(one) for body in bodies for one in body.get_ordered_ops()]
+        return None if None in inner else sum(value or 0 for value in inner)
+    if kind in _NOT_COUNTED:
+        return None
+    formulas = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+    if kind not in formulas and kind not in _MATRICES:
+        return 0
+    try:
+        operands = [tuple(value.get_shape()) for value in node.input_values()]
+        output = math.prod(node.get_output_shape(0))
+    except RuntimeError:  # a size is free
+        return None
+    if kind == "MatMul":
+        transposed = bool(node.get_attributes().get("transpose_a")) and len(operands[0]) > 1
+        return output * operands[0][-2 if transposed else -1]
+    if kind in _MATRICES:
+        return math.prod(operands[0][:-1]) * sum(math.prod(operands[at]) for at in _MATRICES[kind])
+    filters = math.prod(operands[1][2 if kind.startswith("Group") else 1 :])
+    return (math.prod(operands[0]) if "Backprop" in kind else output) * filters
+
+
+def _kernels(compiled: Any) -> dict[str, str]:
+    """What runs each op of the file, by its name: the kernel of the node that it became or was fused into.
+
+    The low-precision pass renames what it changes: "MatMul_7/DequantizationMultiply" was "MatMul_7".
+    """
+    found: dict[str, str] = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        kind = info["primitiveType"].astype(str) if "primitiveType" in info else ""
+        names = info["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in info else []
+        for name in filter(None, names):
+            found.setdefault(name, kind)
+            found.setdefault(name.partition("/Dequantization")[0], kind)
+    return found
+
+
+def op_times(compiled: Any, feeds: Mapping[int, Any], runs: int) -> tuple[OpTime, ...]:
+    """Times of all nodes that ran, in order.
+
+    OpenVINO tells each node's mean over all inferences so far, in whole microseconds. Differences of these between
+    growing counts of inferences give means of blocks: each block is half as long as all before it together, so rounding
+    costs at most 3 microseconds.
+
+    Args:
+        compiled: a model compiled with PERF_COUNT that nobody has run yet.
+        feeds: input tensors by position.
+        runs: inferences to time, after 5 that are not.
+    """
+    device = ", ".join(str(name) for name in compiled.get_property("EXECUTION_DEVICES"))
+    request = compiled.create_infer_request()
+    for at, tensor in feeds.items():
+        request.set_input_tensor(at, tensor)
+    done = 0
+    totals: list[dict[int, float]] = []
+    counts: list[int] = []
+    rows: list[Any] = []
+    wanted = _WARMUP
+    while not counts or counts[-1] < _WARMUP + runs:
+        while done < wanted:
+            request.infer()
+            done += 1
+        rows = list(request.profiling_info)
+        totals.append({at: row.real_time.total_seconds() * 1e9 * done for at, row in enumerate(rows)})
+        counts.append(done)
+        wanted = min(_WARMUP + runs, max(done + 1, round(done * _GROWTH)))
+    found = []
+    for at, row in enumerate(rows):
+        if not str(row.status).endswith("EXECUTED"):
+            continue
+        blocks = zip(zip(totals, counts, strict=True), zip(totals[1:], counts[1:], strict=True), strict=False)
+        times = tuple(max(0, round((after[at] - before[at]) / (end - begin))) for (before, begin), (after, end) in blocks)
+        found.append(OpTime(str(row.node_name), str(row.node_type), device, times, str(row.exec_type)))
+    return tuple(found)
