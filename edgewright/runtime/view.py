@@ -113,7 +113,7 @@ def print_account(account: Mapping[str, Any], file: TextIO) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("source", "captured", "done", "late", "failed", "dropped", "alike", "age p50", "p90", "p99"):
         first = name == "source"
-        table.add_column(name, justify="left" if first else "right", no_wrap=True, min_width=16 if first else None)
+        table.add_column(name, justify="left" if first else "right", no_wrap=True, min_width=12 if first else None)
     for name, lane in account["sources"].items():
         age = lane["age"]
         table.add_row(
