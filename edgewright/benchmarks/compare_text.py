@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewright.benchmarks.compare import FIGURES, Change, Comparison
@@ -37,17 +37,30 @@ _BYTES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 def value_text(value: float, unit: str) -> str:
     """A figure with its unit and four digits that count."""
+    return f"{_form(value, unit)(value)} {_scaled(value, unit)[1]}".strip()
+
+
+def _scaled(value: float, unit: str) -> tuple[float, str]:
+    """The factor and the unit that suit a figure."""
     if unit == "bytes":
-        name, size = next(((name, size) for name, size in _BYTES if value >= 10 * size), ("bytes", 1))
-        return f"{value:,.0f} bytes" if size == 1 else f"{value / size:,.1f} {name}"
-    if unit == "ms":
-        value, unit = (value * 1000, "us") if value < 0.1 else (value / 1000, "s") if value >= 1000 else (value, unit)
-    return f"{_digits(value)} {unit}".strip()
+        name, size = next(((name, size) for name, size in _BYTES if value >= 10 * size), (unit, 1))
+        return 1 / size, name
+    if unit == "ms" and value > 0:
+        return (1000.0, "us") if value < 0.1 else (0.001, "s") if value >= 1000 else (1.0, unit)
+    return 1.0, unit
+
+
+def _form(value: float, unit: str) -> Callable[[float], str]:
+    """How figures are written in the unit that suits one of them, without that unit."""
+    factor, name = _scaled(value, unit)
+    if unit == "bytes":
+        return lambda x: f"{x * factor:,.{0 if name == unit else 1}f}"
+    return lambda x: _digits(x * factor)
 
 
 def _digits(value: float) -> str:
     places = 3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0
-    return f"{value:,.{places}f}" if value >= 0.1 or value == 0 else f"{value:.3g}"
+    return f"{value:,.{places}f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def change_text(share: float) -> str:
@@ -196,55 +209,57 @@ def print_series(series: Sequence[Series]) -> None:
 
 
 def print_history(points: Sequence[Point], metric: str) -> None:
-    """Measurements of a model, the oldest first: figures with intervals and what changed since the one before."""
+    """Measurements, the oldest first, a table for each model, device, engine and thread count: figures and their changes."""
+    console = _console()
+    groups: dict[tuple[str, str, str, int], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.model, point.device, point.engine, point.threads), []).append(point)
+    shown = tuple(dict.fromkeys(("p50", "p90", metric)))
+    blocks = _ASCII if "utf" not in console.encoding.lower() else _BLOCKS
+    for place, ((model, device, engine, threads), mine) in enumerate(groups.items()):
+        if place:
+            console.print()
+        console.print(_plain(f"{model} on {device}, {engine}, {_threads(threads)}"), style="bold")
+        console.print(_history_table(mine, shown, metric))
+        found = [point.figures[metric] for point in mine if metric in point.figures]
+        values = [one.value for one in found if one.value is not None]
+        if len(values) > 1:
+            ends = [value_text(value, found[0].unit) for value in (values[0], values[-1])]
+            console.print(f"{FIGURES[metric].title}: {ends[0]} {spark(values, blocks)} {ends[1]}")
+
+
+def _history_table(points: Sequence[Point], shown: Sequence[str], metric: str) -> Any:
+    """The measurements of one model, device, engine and thread count."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    console = _console()
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    shown = list(dict.fromkeys(("p50", "p90", metric)))
-    groups = {(point.model, point.device, point.engine, point.threads) for point in points}
-    columns = [title for place, title in enumerate(("model", "device")) if len({group[place] for group in groups}) > 1]
-    threads = len({group[3] for group in groups}) > 1
-    heads = ["time (UTC)", *columns, "sha256", "engine", *(["threads"] if threads else [])]
-    for title in heads:
-        table.add_column(title)
+    for title in ("time (UTC)", "sha256", "library"):
+        table.add_column(title, no_wrap=True)
     for name in shown:
-        table.add_column(FIGURES[name].title, justify="right")
-        table.add_column("interval", justify="right", style="dim")
+        table.add_column(FIGURES[name].title, justify="right", no_wrap=True)
+        table.add_column("interval", justify="right", style="dim", no_wrap=True)
     table.add_column(f"change of {metric}", justify="right")
     table.add_column("")
     for point in points:
-        names = {"model": point.model, "device": point.device}
-        cells: list[Any] = [point.time, *(_plain(names[title]) for title in columns), point.sha256[:8], point.library]
-        cells += [str(point.threads)] if threads else []
+        cells: list[Any] = [point.time, point.sha256[:8], _plain(point.library)]
         for name in shown:
             cells += _figure_cells(point.figures.get(name))
         change = point.change
-        cells.append("-" if change is None else f"{change_text(change.change)}  {_interval(change)}")
+        cells.append("-" if change is None else f"{change_text(change.change)} ({_interval(change)})")
         cells.append(Text.assemble(("regressed  ", "red") if point.regressed else "", _plain(point.note)))
         table.add_row(*cells)
-    console.print(table)
-    console.print()
-    blocks = _ASCII if "utf" not in console.encoding.lower() else _BLOCKS
-    for group in sorted(groups):
-        mine = [point for point in points if (point.model, point.device, point.engine, point.threads) == group]
-        found = [point.figures[metric] for point in mine if metric in point.figures]
-        values = [one.value for one in found if one.value is not None]
-        if len(values) > 1:
-            of = f"{_plain(group[0])} on {_plain(group[1])}, {group[2]}, {_threads(group[3])}, " if len(groups) > 1 else ""
-            ends = [value_text(value, found[0].unit) for value in (values[0], values[-1])]
-            console.print(f"{of}{FIGURES[metric].title}: {ends[0]} {spark(values, blocks)} {ends[1]}")
+    return table
 
 
 def _figure_cells(found: Metric | None) -> list[str]:
-    """A figure and its interval."""
+    """A figure, and its interval in the same unit."""
     if found is None or found.value is None:
         return ["-", ""]
-    if found.low is None or found.high is None:
-        return [value_text(found.value, found.unit), ""]
-    return [value_text(found.value, found.unit), f"{value_text(found.low, found.unit)} - {value_text(found.high, found.unit)}"]
+    show = _form(found.value, found.unit)
+    ends = "" if found.low is None or found.high is None else f"{show(found.low)} - {show(found.high)}"
+    return [value_text(found.value, found.unit), ends]
 
 
 def spark(values: Sequence[float], blocks: str = _BLOCKS) -> str:

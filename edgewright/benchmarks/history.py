@@ -328,9 +328,7 @@ class History:
             values.append(device)
         if model is not None:
             asked_name = PurePosixPath(model).name
-            conditions.append(
-                "(model = ? OR substr(model, 1, length(model) - instr(model_end(model), '.')) = ? OR sha256 LIKE ?)"
-            )
+            conditions.append("(model = ? OR stem = ? OR sha256 LIKE ?)")
             digits = model.lower()
             is_digest = 6 <= len(digits) <= 64 and set(digits) <= set("0123456789abcdef")
             values += [asked_name, asked_name, f"{digits}%" if is_digest else ""]

@@ -74,17 +74,22 @@ def _panel(key: tuple[str, str, str, int], drawn: Sequence[tuple[Point, Metric]]
         _text(16, top + 26, f"{model} on {device}", "name", 70),
         _text(16, top + 44, f"{FIGURES[metric].title}, {engine}, {count}", "soft"),
         _text(_WIDTH - _RIGHT, top + 26, "whiskers: the report's interval", "soft end"),
-        _text(_WIDTH - _RIGHT, top + 44, "filled: the file changed · ring: slower by more than 5 %, and no chance", "soft end"),
+        _text(
+            _WIDTH - _RIGHT,
+            top + 44,
+            "filled: another file than before · ring: slower by more than 5 %, and no chance",
+            "soft end",
+        ),
     ]
     for value in scale.ticks():
         y = scale.y(value)
         parts.append(f'<path class="hair" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(_text(_LEFT - 10, y + 4, value_text(value, unit), "soft end"))
+        parts.append(_text(_LEFT - 10, y + 4, _tick_text(value, unit), "soft end"))
     step = (_WIDTH - _LEFT - _RIGHT) / len(drawn)
     xs = [_LEFT + step * (place + 0.5) for place in range(len(drawn))]
     line = "L".join(f"{x:.1f} {scale.y(found.value or 0):.1f}" for x, (_, found) in zip(xs, drawn, strict=True))
     parts.append(f'<path class="join" d="M{line}"/>')
-    every = max(1, math.ceil(104 / step))  # a time is about 100 wide
+    every = max(1, math.ceil(118 / step))  # a time is about 110 wide
     for place, (x, (point, found)) in enumerate(zip(xs, drawn, strict=True)):
         changed = place == 0 or point.sha256 != drawn[place - 1][0].sha256
         parts += _mark(x, point, found, scale, changed)
@@ -92,6 +97,12 @@ def _panel(key: tuple[str, str, str, int], drawn: Sequence[tuple[Point, Metric]]
             parts.append(_text(x, top + _HEIGHT - _BOTTOM + 20, point.time, "soft mid"))
             parts.append(_text(x, top + _HEIGHT - _BOTTOM + 36, point.sha256[:8], "soft mid"))
     return parts
+
+
+def _tick_text(value: float, unit: str) -> str:
+    """A round value without the zeros at its end."""
+    number, space, name = value_text(value, unit).partition(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{space}{name}" if value else "0"
 
 
 def _mark(x: float, point: Point, found: Metric, scale: _Scale, changed: bool) -> list[str]:
