@@ -28,8 +28,8 @@ _MARKED = re.compile(_MARK + rb"(\d+)\r?\n")
 _MARK_WITHIN_BYTES = 1 << 16
 
 
-def command_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """One line for a board's shell that runs a command in place of the shell and first prints its process number.
+def command_line(argv: Sequence[str], env: Mapping[str, str], *, then: str = "") -> str:
+    """One line for a board's shell that runs a command in place of that shell and first prints its process number.
 
     The number is what `Running` looks for and takes out of the output, whatever a login script printed before; a board's
     shell leads a process group of its own, so the number ends the command with all that it started.
@@ -37,9 +37,11 @@ def command_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
     Args:
         argv: the command.
         env: variables that are set for it.
+        then: shell text that runs after the command; empty puts the command in the place of the shell.
     """
     words = ["env", *(f"{name}={value}" for name, value in env.items()), *argv] if env else argv
-    return "exec " + shlex.join(["sh", "-c", f'echo "{_MARK.decode()}$$"; exec "$@"', "sh", *words])
+    script = f'echo "{_MARK.decode()}$$"; ' + (f'"$@"; {then}' if then else 'exec "$@"')
+    return "exec " + shlex.join(["sh", "-c", script, "sh", *words])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Running(ABC):
     """A command that runs on a board, with an open standard input.
 
     A transport's class calls `_feed`, `_exited`, `_ended` and `_failed` from whatever thread the news comes in, and has the
-    three hooks `_write`, `_close_stdin` and `_kill`.
+    hooks `_write`, `_close_stdin`, `_kill` and `_drop`.
 
     Args:
         argv: the command.
@@ -111,6 +113,7 @@ class Running(ABC):
         self._done = False
         self._failure: DeviceError | None = None
         self._killed = False
+        self.ends_there = True
         self._started = self._news = time.monotonic()
 
     @property
@@ -190,8 +193,8 @@ class Running(ABC):
         if self._failure is not None:
             self.kill()
         self._raise_failure()
-        out, err = (bytes(stream.data).decode(errors="replace") for stream in self._streams)
-        return Completed(self.argv, -1 if self._code is None else self._code, out, err, self._news - self._started)
+        code = -1 if self._code is None else self._code
+        return Completed(self.argv, code, self._printed(0), self._printed(1), self._news - self._started)
 
     def kill(self) -> None:
         """End the command on the board with all that it started; does nothing if it has ended, and never raises."""
@@ -211,6 +214,10 @@ class Running(ABC):
     @abstractmethod
     def _kill(self) -> None:
         """End the command on the board within seconds; raises if that is not known to have worked."""
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """Let go here of what the command holds, after `_kill`, whether that worked or not."""
 
     def _feed(self, data: bytes, stream: int = 0) -> None:
         """Take bytes of standard output (0) or standard error (1)."""
@@ -236,7 +243,9 @@ class Running(ABC):
             if not self._done and self._failure is None:
                 self._keep(self._release(over=True), 0)
                 self._done = True
-                if self._code is None:
+                if self._code is None and self._killed:
+                    self._code = 128 + 9
+                elif self._code is None:
                     self._failure = DeviceError(f"{self.what} on {self.where} ended without an exit code")
             self._changed.notify_all()
 
@@ -246,6 +255,11 @@ class Running(ABC):
             if not self._done and self._failure is None:
                 self._failure = error
             self._changed.notify_all()
+
+    def _printed(self, stream: int) -> str:
+        """All that was kept of standard output (0) or standard error (1)."""
+        with self._changed:
+            return bytes(self._streams[stream].data).decode(errors="replace")
 
     def _wait_for_pid(self, timeout_s: float) -> int | None:
         """The process number, which comes with the first output."""
@@ -301,10 +315,17 @@ class Running(ABC):
 
     def _end_there(self) -> None:
         with self._changed:
-            if self._killed or self._done or self._code is not None:
+            if self._killed or self._done:
                 return
             self._killed = True
-        self._kill()
+            lives = self._code is None
+        try:
+            if lives and self.ends_there:
+                self._kill()
+                with self._changed:
+                    self._changed.wait_for(self._is_over, _GRACE_S)
+        finally:
+            self._drop()
 
     def _late(self, timeout_s: float) -> DeviceError:
         try:

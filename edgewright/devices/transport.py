@@ -45,6 +45,8 @@ for chunk in iter(lambda: sys.stdin.buffer.read(1 << 20), b""):
     digest.update(chunk)
 print(digest.hexdigest())
 """
+_KILL = 'kill -9 "-$1" 2>/dev/null || { pkill -9 -P "$1"; kill -9 "$1"; } 2>/dev/null; exit 0'
+_KILL_S = 5.0
 _CHUNK_BYTES = 1 << 17
 _SLOWEST_BYTES_PER_S = 200_000
 """A board that hashes or takes less in a second is taken for one that hangs."""
@@ -65,6 +67,9 @@ class Transport(ABC):
     caps: ClassVar[frozenset[str]] = frozenset()
     """Of "stdin" (a running command's input), "kill" (ends it there) and "symlinks" (the board's files may be links)."""
 
+    options: ClassVar[Mapping[str, str]] = {}
+    """The options of a board's profile that it takes, each with a line on what it is for."""
+
     def __init__(self, board: Board) -> None:
         self.board = board
         self._is_open = False
@@ -84,6 +89,13 @@ class Transport(ABC):
             MissingPackageError: the transport needs an extra that is not installed.
         """
         if not self._is_open:
+            if unknown := sorted(set(self.board.options) - set(self.options)):
+                known = ", ".join(self.options) or "none"
+                raise DeviceError(
+                    f"the profile of {self.where} has options that transport '{self.board.transport}' does not know: "
+                    f"{', '.join(unknown)}",
+                    hint=f"known: {known}",
+                )
             self._open()
             self._is_open = True
 
@@ -233,6 +245,17 @@ class Transport(ABC):
             path = path[2:]
         return posixpath.join(self.home(), path) if not path.startswith("/") else path
 
+    def number(self, option: str, default: float) -> float:
+        """A positive number from the board's options; raises DeviceError if it is none."""
+        text = self.board.options.get(option, "")
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise DeviceError(f"options.{option} of {self.where} is '{text}', no number above 0")
+        return value
+
     @abstractmethod
     def _open(self) -> None:
         """Connect; raises DeviceError with the reason."""
@@ -258,6 +281,13 @@ class Transport(ABC):
         running = self._start(tuple(argv), dict(env or {}), sink)
         self._running.add(running)
         return running
+
+    def _end_group(self, pid: int) -> None:
+        """End a process there and all of its group, in a command of its own; raises DeviceError if that is not answered."""
+        killer = self._begin(["sh", "-c", _KILL, "sh", str(pid)])
+        killer.ends_there = False  # one that hangs is not ended by another
+        killer.close_stdin()
+        killer.wait(_KILL_S)
 
     def _find_home(self) -> str:
         home = self._script('printf %s "$HOME"', what="finding the home folder").stdout

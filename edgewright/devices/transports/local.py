@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import signal
 import subprocess
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
 
 from edgewright.artifact import file_digest
 from edgewright.devices.running import Running
 from edgewright.devices.transport import TRANSPORTS, Transport
+from edgewright.devices.transports._process import ChildRunning
 from edgewright.errors import DeviceError
 
 _CHUNK_BYTES = 1 << 20
@@ -48,7 +45,7 @@ class LocalTransport(Transport):
             return _NotStarted(argv, self.where, code, f"{argv[0]}: {error.strerror}\n")
         except OSError as error:
             raise DeviceError(f"{argv[0]} cannot be started on {self.where}: {error.strerror}") from error
-        return _Child(argv, self.where, process, sink)
+        return ChildRunning(argv, self.where, process, sink)
 
     def _find_home(self) -> str:
         return str(Path.home())
@@ -115,57 +112,5 @@ class _NotStarted(Running):
     def _kill(self) -> None:
         """It has ended."""
 
-
-class _Child(Running):
-    """A child process and the threads that read its outputs and wait for its end."""
-
-    def __init__(
-        self, argv: tuple[str, ...], where: str, process: subprocess.Popen[bytes], sink: Callable[[bytes], object] | None
-    ) -> None:
-        super().__init__(argv, where, sink=sink)
-        self.pid = process.pid
-        self._process = process
-        self._input = threading.Lock()
-        pipes = (process.stdout, process.stderr)
-        readers = [threading.Thread(target=self._read, args=pair, daemon=True) for pair in enumerate(pipes)]
-        for reader in readers:
-            reader.start()
-        threading.Thread(target=self._watch, args=(readers,), daemon=True).start()
-
-    def _write(self, data: bytes) -> None:
-        pipe, view = self._process.stdin, memoryview(data)
-        try:
-            with self._input:
-                while pipe is not None and view:
-                    view = view[pipe.write(view) :]
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EBADF, errno.EINVAL):
-                raise
-            raise DeviceError(f"{self.what} on {self.where} has ended or closed its input and takes no more") from error
-
-    def _close_stdin(self) -> None:
-        with self._input:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-
-    def _kill(self) -> None:
-        if self._process.returncode is None:
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        self._process.wait(5)
-
-    def _read(self, stream: int, pipe: IO[bytes] | None) -> None:
-        if pipe is not None:
-            with pipe:
-                while chunk := pipe.read(1 << 16):
-                    self._feed(chunk, stream)
-
-    def _watch(self, readers: list[threading.Thread]) -> None:
-        code = self._process.wait()
-        self._exited(code if code >= 0 else 128 - code)
-        for reader in readers:  # what it left in the background may hold its outputs open for long
-            reader.join()
-        self._ended()
-        self.close_stdin()
+    def _drop(self) -> None:
+        """It holds nothing."""
