@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from edgewright.artifact import TensorSpec
 from edgewright.errors import UnsupportedError
 from edgewright.runtime.placed import OpTime, PlacedOp, Placement, per_sample
 
-__all__ = ["WARMUP", "op_times", "peak_bytes", "place", "trace"]
+__all__ = ["WARMUP", "FileNode", "op_times", "peak_bytes", "place", "trace"]
 
 _CPU = "CPUExecutionProvider"
 _SUFFIX = "_kernel_time"
@@ -66,11 +67,22 @@ def _outermost(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def op_times(runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[OpTime, ...]:
+@dataclass(frozen=True, slots=True)
+class FileNode:
+    """A node of the file: its name, its type, its first operand and its first output."""
+
+    name: str
+    op: str
+    source: str
+    output: str
+
+
+def op_times(runs: Sequence[Sequence[Mapping[str, Any]]], nodes: Sequence[FileNode]) -> tuple[OpTime, ...]:
     """Times of all nodes that ran, after the optimizations of ONNX Runtime.
 
     Args:
         runs: of `trace`; the first 5 are not counted if there are more.
+        nodes: of the file, for the names of those that ONNX Runtime has replaced.
 
     Raises:
         UnsupportedError: inferences ran other nodes than one another.
@@ -82,8 +94,24 @@ def op_times(runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[OpTime, ...]:
     found = []
     for at, event in enumerate(counted[0]):
         times = tuple(int(run[at]["dur"]) * 1000 for run in counted)
-        found.append(OpTime(_name(event), _op(event), _device(event), times, _provider(event)))
+        found.append(OpTime(_of_file(event, nodes), _op(event), _device(event), times, _provider(event)))
     return tuple(found)
+
+
+def _of_file(event: Mapping[str, Any], nodes: Sequence[FileNode]) -> str:
+    """Name of the file's node behind one that ran.
+
+    Optimizations name a node that they replace after its output ("y_nchwc", "fused y"); a convolution that took in its
+    activation has the activation's output, so the way leads back to the node of the same type.
+    """
+    name, op = _name(event), _op(event)
+    if any(node.name == name for node in nodes):
+        return name
+    by_output = {node.output: node for node in nodes}
+    node = by_output.get(name.removesuffix("_nchwc").removeprefix("fused "))
+    while node is not None and not op.endswith(node.op):
+        node = by_output.get(node.source)
+    return node.name or name if node is not None else name
 
 
 def place(events: Sequence[Mapping[str, Any]], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Placement:
@@ -130,7 +158,7 @@ def _provider(event: Mapping[str, Any]) -> str:
 
 
 def _device(event: Mapping[str, Any]) -> str:
-    """ "CPU, default kernels", or the provider's name without its last words."""
+    """The CPU in the words of `Execution.device`, else the provider's name without its last words."""
     provider = _provider(event)
     return "CPU, default kernels" if provider == _CPU else provider.removesuffix("ExecutionProvider")
 

@@ -14,7 +14,7 @@ import numpy as np
 from edgewright.artifact import TensorSpec
 from edgewright.errors import EngineError, needs
 from edgewright.runtime.engines import ENGINES
-from edgewright.runtime.engines._onnxruntime_ops import WARMUP, op_times, peak_bytes, place, trace
+from edgewright.runtime.engines._onnxruntime_ops import WARMUP, FileNode, op_times, peak_bytes, place, trace
 from edgewright.runtime.placed import OpTime, Placement
 from edgewright.runtime.session import Array, Execution, Session, Shape
 
@@ -145,7 +145,7 @@ class OnnxRuntimeSession(Session):
         return place(self._traced(self._some_feeds(), 1, as_in_file=True)[0], self.inputs, self.outputs)
 
     def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
-        return op_times(self._traced(feeds, runs + WARMUP))
+        return op_times(self._traced(feeds, runs + WARMUP), _nodes(self.path))
 
     def _hint(self, text: str) -> str:
         if "not implemented" in text.lower() or "NOT_IMPLEMENTED" in text:
@@ -215,6 +215,22 @@ def _doubts(data: mmap.mmap) -> Iterator[str]:
             elif kind == 5:
                 seen |= {_ELEMENT_TYPES.get(value, "") for field, value, _ in _fields(data, first, last) if field == 2}
     yield from seen - {""}
+
+
+def _nodes(path: Path) -> list[FileNode]:
+    """The nodes of the main graph; NodeProto.input 1, output 2, name 3, op_type 4."""
+    found = []
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for graph, begin, end in _fields(data, 0, len(data)):
+            for kind, first, last in _fields(data, begin, end) if graph == 7 else ():
+                if kind != 1:
+                    continue
+                texts = {1: "", 2: "", 3: "", 4: ""}
+                for number, a, b in _fields(data, first, last):
+                    if number in texts and not texts[number]:
+                        texts[number] = data[a:b].decode()
+                found.append(FileNode(texts[3], texts[4], texts[1], texts[2]))
+    return found
 
 
 _ELEMENT_TYPES = {10: "float16 constants", 11: "float64 constants", 16: "bfloat16 constants"}
