@@ -124,9 +124,12 @@ def shipped_names() -> list[str]:
 
 
 def board_files() -> dict[str, Path]:
-    """The user's own profiles by name, sorted; none of them is read."""
-    folder = boards_folder()
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))} if folder.is_dir() else {}
+    """The user's own profiles by name, sorted; none of them is read. Hidden files are none: editors leave such behind."""
+    try:
+        files = sorted(boards_folder().glob("*.toml"))
+    except (OSError, UsageError):  # no folder, or no home to look for it in
+        return {}
+    return {file.stem: file for file in files if not file.name.startswith(".")}
 
 
 def board_names() -> list[str]:

@@ -147,16 +147,18 @@ def _changes(
 
 def _listed() -> dict[str, Any]:
     """All boards, and those of the user's files that are none."""
-    from edgewright.devices.boards import board_files, board_names, read_board
+    from edgewright.devices.boards import LOCAL, board_files, board_names, read_board, require_name
 
     own, found, invalid = board_files(), [], []
-    for name in board_names():
+    for name in [*board_names(), *({LOCAL} & set(own))]:
         try:
+            if name == LOCAL and found:
+                require_name(name)  # a file of that name is never read
             board = read_board(name)
         except UsageError as error:
             invalid.append({"name": name, "file": str(own[name]), "error": error.to_json()})
             continue
-        origin = "own" if name in own else "shipped" if board.file else "built in"
+        origin = "own" if board.file and name in own else "shipped" if board.file else "built in"
         found.append({**board.to_json(), "origin": origin, "has_address": not board.needs_address})
     return {"schema": 1, "boards": found, "invalid": invalid}
 
