@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -345,11 +346,15 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main(request: dict[str, Any]) -> int:
-    """Answer one request; the exit code."""
+    """Answer one request, one at a time: a host that died may have left one running; the exit code."""
     verb = VERBS[request.pop("verb")]
     code = 1
     try:
-        answer, code = verb(**request), 0
+        with contextlib.ExitStack() as stack:
+            if verb is not survey:
+                handle = stack.enter_context(Path(request["folder"], "slots.lock").open("a"))
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            answer, code = verb(**request), 0
     except Refused as refused:
         answer = {"error": str(refused), "hint": refused.hint}
     except OSError as error:

@@ -97,7 +97,7 @@ def read_golden(path: Path) -> Golden:
         ArtifactError: there is none, or it is no file of golden vectors.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             about = json.loads(found["about"].tobytes())
             if about["schema"] != _SCHEMA:
                 raise ValueError(f"schema is {about['schema']}, {_SCHEMA} is expected")
@@ -108,7 +108,7 @@ def read_golden(path: Path) -> Golden:
             return Golden(sides[0], sides[1], str(about["sha256"]), str(about["source"]), dict(about["made_by"]))
     except FileNotFoundError as error:
         raise ArtifactError(f"there are no golden vectors at {path}", hint="deploy makes them anew") from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"{path} holds no golden vectors ({type(error).__name__}: {error})", hint="remove it, and deploy makes them anew"
         ) from error

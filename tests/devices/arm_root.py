@@ -130,7 +130,3 @@ def run(*words):
     if done.returncode:
         raise ArmRootMissing(f"{words[0]} failed: {(done.stderr or done.stdout).strip()[-800:]}")
     return done.stdout
-
-
-if __name__ == "__main__":
-    print(arm_root())
