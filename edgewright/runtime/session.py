@@ -73,6 +73,8 @@ class Session(ABC):
     """The plug-in's name."""
     formats: ClassVar[tuple[str, ...]]
     """Formats that the engine loads, in the words of `artifact.looks_like`; it is the default for the first."""
+    profiler: ClassVar[str] = "the engine's profiler"
+    """What `profile` measures with, in words."""
 
     inputs: tuple[TensorSpec, ...]
     """In the model's order, with the file's own dtypes; a free size is None."""

@@ -17,6 +17,7 @@ from edgewright.runtime.placed import OpTime, PlacedOp
 
 __all__ = ["match", "op_times"]
 
+_JOB = "edgewright.runtime.engines._litert_profiler:events_of"
 _TIMEOUT_S = 300.0
 
 _SAME = {
@@ -80,7 +81,7 @@ def op_times(
             np.savez(handle, allow_pickle=False, **feeds)
         try:
             found = worker.run(
-                "edgewright.runtime.engines._litert_profiler:events_of",
+                _JOB,
                 what=f"profiling {path.name}",
                 limits=worker.Limits(timeout_s=_TIMEOUT_S),
                 path=str(path.absolute()),
@@ -103,11 +104,12 @@ def _timed(events: Sequence[Mapping[str, Any]], ops: Sequence[PlacedOp], regions
     for at, event in enumerate(events):
         times = tuple(int(value) * 1000 for value in event["us"])
         op = names.get(at)
-        if event["kind"] != TAKEN:
+        if event["kind"] != TAKEN and event["op"] < len(ops):
             placed = ops[event["op"]]
             found.append(OpTime(placed.name, placed.op, BUILT_IN, times, "built-in kernel"))
         elif op is None:
-            found.append(OpTime(event["tag"], event["tag"].partition(" (")[0], DELEGATED, times, event["tag"]))
+            device = DELEGATED if event["kind"] == TAKEN else BUILT_IN
+            found.append(OpTime(event["tag"], event["tag"].partition(" (")[0], device, times, event["tag"]))
         else:
             found.append(OpTime(op.name, op.op, DELEGATED, times, event["tag"]))
     return found

@@ -78,6 +78,7 @@ class LiteRtSession(Session):
 
     engine = "litert"
     formats = ("tflite",)
+    profiler = "LiteRT's C profiler"
 
     @classmethod
     def version(cls) -> str | None:

@@ -55,6 +55,7 @@ class OnnxRuntimeSession(Session):
 
     engine = "onnxruntime"
     formats = ("onnx",)
+    profiler = "ONNX Runtime's profiler"
 
     @classmethod
     def version(cls) -> str | None:

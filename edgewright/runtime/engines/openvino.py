@@ -86,6 +86,7 @@ class OpenVinoSession(Session):
 
     engine = "openvino"
     formats = ("openvino", "tflite", "onnx")
+    profiler = "OpenVINO's performance counters"
 
     @classmethod
     def version(cls) -> str | None:
