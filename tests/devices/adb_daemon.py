@@ -196,7 +196,9 @@ def shell(stream, command):
         except OSError:
             pass
 
-    threads = [threading.Thread(target=relay, args=pair, daemon=True) for pair in ((child.stdout, STDOUT), (child.stderr, STDERR))]
+    threads = [
+        threading.Thread(target=relay, args=pair, daemon=True) for pair in ((child.stdout, STDOUT), (child.stderr, STDERR))
+    ]
     threading.Thread(target=feed, daemon=True).start()
     for thread in threads:
         thread.start()
@@ -237,7 +239,7 @@ def receive(stream, path, mode):
     connection, why, handle = stream.connection, "", None
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "wb", buffering=0)  # noqa: SIM115
+        handle = Path(path).open("wb", buffering=0)
     except OSError as error:
         why = f"couldn't create file: {error.strerror}"
     while True:
@@ -254,13 +256,13 @@ def receive(stream, path, mode):
                 data = data[handle.write(data) :]
         except OSError as error:
             why = f"couldn't write to file: {error.strerror}"
-            os.unlink(path)
+            Path(path).unlink()
     if handle:
         handle.close()
     if why:
         fail(stream, why)
     else:
-        os.chmod(path, stat.S_IMODE(int(mode)))
+        Path(path).chmod(stat.S_IMODE(int(mode)))
         stream.write(struct.pack("<4sI", b"OKAY", 0))
 
 
@@ -275,7 +277,7 @@ def misbehave(connection):
 
 def transmit(stream, path):
     try:
-        with open(path, "rb") as handle:
+        with Path(path).open("rb") as handle:
             while data := handle.read(65536):
                 stream.write(struct.pack("<4sI", b"DATA", len(data)) + data)
         stream.write(struct.pack("<4sI", b"DONE", 0))
@@ -290,7 +292,7 @@ def fail(stream, why):
 def main():
     """Serve connections until killed; prints "ready" when it listens."""
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-    print("ready", flush=True)
+    os.write(1, b"ready\n")
     while True:
         sock, _ = listener.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
