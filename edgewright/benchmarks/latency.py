@@ -108,12 +108,14 @@ def measure(
         has none), `machine`, `fingerprint`, `python`, `numpy`.
 
     Raises:
-        UsageError: a time or a number of runs is too small.
+        UsageError: a time or a number of runs is too small, or a meter's option means nothing to it.
+        PluginError: there is no engine or no meter of this name.
         EdgewrightError: what `open_session` and `Session.run` raise.
     """
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "min_runs": min_runs, "max_runs": max_runs, "seed": seed}
     settings |= {"idle_gaps": idle_gaps, "gap_ms": gap_ms, "energy_s": energy_s, "baseline_s": baseline_s}
     _check(settings)
+    _check_meter(meter)
     load_average = _load_average()
     for name in ENGINES.names():
         with suppress(ImportError, PluginError):  # open_session says why, if it is the one that is needed
@@ -208,6 +210,8 @@ def _or_why(part: Callable[[], Any]) -> dict[str, Any]:
     """What a part of the record found, or the reason why it found nothing."""
     try:
         return dict(part())
+    except UsageError:
+        raise
     except EdgewrightError as error:
         return {"why_absent": error.message}
     except ImportError as error:  # TEMPORARY, while the modules are being written
@@ -222,13 +226,28 @@ def _check(settings: Mapping[str, float]) -> None:
     Raises:
         UsageError: one of them is too small or no number.
     """
-    least = {"warmup_s": 0.0, "min_runs": 1, "max_runs": LEAST_RUNS, "idle_gaps": 0, "gap_ms": 0.0, "baseline_s": 0.0}
+    least = {"warmup_s": 0.0, "min_runs": 1, "max_runs": LEAST_RUNS, "idle_gaps": 0, "gap_ms": 0.0}
     for name, low in least.items():
         if not low <= settings[name] < math.inf:
             raise UsageError(f"{name} is {settings[name]}, {low:g} is the least", hint="leave it out to take the default")
-    for name in ("duration_s", "energy_s"):
+    for name in ("duration_s", "energy_s", "baseline_s"):
         if not 0 < settings[name] < math.inf:
             raise UsageError(f"{name} is {settings[name]}, more than 0 is needed", hint="write for example 1")
+
+
+def _check_meter(text: str) -> None:
+    """Refuse a meter that there is not before anything is measured; whether it can be read shows later.
+
+    Raises:
+        PluginError: there is no meter of this name.
+    """
+    from edgewright.benchmarks.energy import EXTERNAL
+    from edgewright.benchmarks.power import METERS
+
+    name = text.partition(":")[0]
+    known = ("auto", "none", *EXTERNAL, *METERS.names())
+    if name not in known:
+        raise PluginError(f"there is no meter '{name}'", hint=f"known: {', '.join(known)}")
 
 
 def _feed(spec: TensorSpec, rng: np.random.Generator) -> Array:

@@ -62,10 +62,8 @@ def resident(before: Mapping[str, int], loaded: Mapping[str, int], end: Mapping[
 
 def arena(session: Session) -> tuple[int | None, str]:
     """Bytes of the engine's arena, or None and the reason why they are not known."""
-    if not hasattr(session, "arena_bytes"):  # TEMPORARY, until every session has it
-        return None, f"{session.engine} does not tell the size of its arena"
     try:
-        found: int | None = session.arena_bytes()
+        found = session.arena_bytes()
     except EdgewrightError as error:
         return None, error.message
-    return found, "" if found is not None else f"{session.engine} does not tell the size of its arena"
+    return found, session.arena_why_absent
