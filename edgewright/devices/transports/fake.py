@@ -253,6 +253,8 @@ def read_script(path: Path) -> list[Reply]:
         import tomli as tomllib
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document["reply"], list):
+            raise TypeError("reply is one table, not a list of them")
         return [_reply_of(table) for table in document["reply"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         hint = f"it holds [[reply]] tables with {', '.join(one.name for one in fields(Reply))}"
