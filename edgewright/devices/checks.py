@@ -15,7 +15,6 @@ __all__ = [
     "architecture",
     "clock",
     "engines",
-    "folder",
     "governor",
     "memory",
     "meters",
@@ -23,6 +22,7 @@ __all__ = [
     "numpy",
     "python",
     "size_text",
+    "space",
     "temperature",
 ]
 
@@ -125,7 +125,7 @@ def memory(board: Board, vitals: Mapping[str, Any]) -> Check:
     return Check("memory", "ok", found)
 
 
-def folder(board: Board, vitals: Mapping[str, Any], used: int | None, needs: int | None) -> Check:
+def space(board: Board, vitals: Mapping[str, Any], used: int | None, needs: int | None) -> Check:
     """Whether our folder can be written, and has the space that it may take and that a deploy needs.
 
     Args:
@@ -139,24 +139,24 @@ def folder(board: Board, vitals: Mapping[str, Any], used: int | None, needs: int
     rename = _edit(board, "folder=/PATH")
     if not found["writable"] or found["read_only"]:
         why = "is no folder" if not found["is_folder"] else "is read-only" if found["read_only"] else "may not be written to"
-        return Check("folder", "missing", f"{path} cannot be used: {there} {why}", f"name another one: {rename}", needed=True)
+        return Check("space", "missing", f"{path} cannot be used: {there} {why}", f"name another one: {rename}", needed=True)
     if free is None:
-        return Check("folder", "ok", f"{path} can be written; how much is free the system does not tell", needed=True)
+        return Check("space", "ok", f"{path} can be written; how much is free the system does not tell", needed=True)
     told = f"{size_text(free)} free for {path}" + (f", which takes {size_text(used)}" if used else "")
     if needs is not None and needs + ROOM_BYTES > free:
         reason = f"{told}; a deploy needs {size_text(needs)} besides the model, and {size_text(ROOM_BYTES)} are to stay free"
-        return Check("folder", "missing", reason, f"free space there, or name another folder: {rename}", needed=True)
+        return Check("space", "missing", reason, f"free space there, or name another folder: {rename}", needed=True)
     if board.flash_bytes is not None:
         left = board.flash_bytes - (used or 0)
         told += f", may take {size_text(board.flash_bytes)}"
         if needs is not None and needs > left:
             reason = f"{told}; a deploy needs {size_text(needs)} more besides the model"
             todo = f"raise the limit: {_edit(board, 'limits.flash=8 GiB')}, or deploy with a smaller --keep"
-            return Check("folder", "missing", reason, todo, needed=True)
+            return Check("space", "missing", reason, todo, needed=True)
         if left > free:
             todo = f"free space there, or lower the limit: {_edit(board, f'limits.flash={size_text(free)}')}"
-            return Check("folder", "warning", f"{told}: more than there is", todo, needed=True)
-    return Check("folder", "ok", told, needed=True)
+            return Check("space", "warning", f"{told}: more than there is", todo, needed=True)
+    return Check("space", "ok", told, needed=True)
 
 
 def numpy(board: Board, version: str, why: str, get: str) -> Check:

@@ -149,7 +149,9 @@ def _listed() -> dict[str, Any]:
     """All boards, and those of the user's files that are none."""
     from edgewright.devices.boards import LOCAL, board_files, board_names, read_board, require_name
 
-    own, found, invalid = board_files(), [], []
+    own = board_files()
+    found: list[dict[str, Any]] = []
+    invalid: list[dict[str, Any]] = []
     for name in [*board_names(), *({LOCAL} & set(own))]:
         try:
             if name == LOCAL and found:

@@ -24,12 +24,12 @@ from edgewright.errors import EXTRAS, DeviceBusyError, DeviceError, EdgewrightEr
 __all__ = ["CHECKS", "Vitals", "examine", "is_ready", "list_meters", "probe", "take_vitals"]
 
 CHECKS = (
-    *("reachable", "python", "architecture", "memory", "folder", "free", "numpy", "engines", "meters", "temperature"),
+    *("reachable", "python", "architecture", "memory", "space", "lock", "numpy", "engines", "meters", "temperature"),
     *("governor", "clock"),
 )
 """Names of all checks in their order."""
 
-NEEDED = ("reachable", "python", "folder", "free", "numpy", "engines")
+NEEDED = ("reachable", "python", "space", "lock", "numpy", "engines")
 """The checks without which nothing runs there."""
 
 IMPORT_S = 120.0
@@ -231,19 +231,19 @@ def _look(visit: _Visit, found: dict[str, Check], wait_s: float, on_wait: Callab
     found["temperature"] = checks.temperature(facts)
     found["governor"] = checks.governor(board, facts)
     found["clock"] = checks.clock(board, vitals.ahead_s, vitals.unsure_s)
-    found["folder"] = checks.folder(board, facts, None, None)
+    found["space"] = checks.space(board, facts, None, None)
     if found["python"].state != "ok":
         return "its Python is too old"
-    if found["folder"].state == "missing":
+    if found["space"].state == "missing":
         return "our folder cannot be used there"
-    visit.told("free")
+    visit.told("lock")
     with ExitStack() as stack:
         held = visit.ask(lambda: stack.enter_context(visit.device.held("doctor", wait_s, on_wait)))
         if isinstance(held, DeviceError):
-            found["free"] = Check("free", "missing", held.message, held.hint, needed=True)
+            found["lock"] = Check("lock", "missing", held.message, held.hint, needed=True)
             busy = isinstance(held, DeviceBusyError)
             return "the board is in use, and what runs there must not be disturbed" if busy else "the board could not be locked"
-        found["free"] = Check("free", "ok", "no other run holds it", needed=True)
+        found["lock"] = Check("lock", "ok", "no other run holds it", needed=True)
         _look_for_libraries(visit, facts, found)
     return ""
 
@@ -265,13 +265,13 @@ def _without_python(visit: _Visit, error: DeviceError, found: dict[str, Check]) 
         room = (
             f"{checks.size_text(int(free[1]) * 1024)} free in {visit.transport.home()}; whether our folder can be written, only "
         )
-        found["folder"] = Check("folder", "not checked", f"{room}Python would tell", needed=True)
+        found["space"] = Check("space", "not checked", f"{room}Python would tell", needed=True)
 
 
 def _look_for_libraries(visit: _Visit, facts: Mapping[str, Any], found: dict[str, Check]) -> None:
     """Space, NumPy, engines and meters: with our runtime if it is there, else by plain imports."""
     board, device = visit.board, visit.device
-    visit.told("folder")
+    visit.told("space")
     survey = visit.ask(lambda: device.survey(anew=True))
     get, used = "", None
     if not isinstance(survey, DeviceError):
@@ -292,7 +292,7 @@ def _look_for_libraries(visit: _Visit, facts: Mapping[str, Any], found: dict[str
         wheel = build_wheel()
         needs = 0 if wheel.digest in survey["runtime"]["there"] else len(wheel.data) + wheel.unpacked_bytes
         needs += 0 if found["numpy"].state == found["engines"].state == "ok" else checks.LIBRARIES_BYTES
-    found["folder"] = checks.folder(board, facts, used, needs)
+    found["space"] = checks.space(board, facts, used, needs)
     visit.told("meters")
     if isinstance(told, DeviceError):
         found["meters"] = checks.meters(board, None, "our runtime is not on the board yet")

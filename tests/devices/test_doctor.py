@@ -70,8 +70,8 @@ def test_this_machine_has_what_it_has(board, home):
     for engine, package in (("litert", "ai-edge-litert"), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")):
         assert f"{engine} ({package} {importlib.metadata.version(package)})" in found["engines"].reason
     free = shutil.disk_usage(home).free
-    assert found["folder"].state == "ok" and found["folder"].reason.partition(" free for ")[2].startswith(str(home))
-    assert abs(float(found["folder"].reason.split()[0]) * 2**30 - free) < 0.05 * free + 2**30
+    assert found["space"].state == "ok" and found["space"].reason.partition(" free for ")[2].startswith(str(home))
+    assert abs(float(found["space"].reason.split()[0]) * 2**30 - free) < 0.05 * free + 2**30
     assert found["clock"] == checks.Check("clock", "ok", "no difference that can be seen")
     zones = list(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
     assert (found["temperature"].state == "not checked") == (not zones and not shutil.which("vcgencmd"))
@@ -95,7 +95,7 @@ def test_a_board_in_use_is_not_disturbed_and_can_be_waited_for(board):
     other.start()
     assert began.wait(20)
     found = by_name(examine(board))
-    assert found["free"].state == "missing" and "bench of a colleague" in found["free"].reason and "--wait" in found["free"].todo
+    assert found["lock"].state == "missing" and "bench of a colleague" in found["lock"].reason and "--wait" in found["lock"].todo
     for name in ("numpy", "engines", "meters"):
         assert found[name].state == "not checked" and "must not be disturbed" in found[name].reason
     assert found["python"].state == found["architecture"].state == "ok"
@@ -117,8 +117,8 @@ def test_an_old_python_is_told_by_its_version_and_what_it_knows_is_told_too(boar
     assert found["python"].state == "missing"
     assert found["python"].reason == f"{python} is Python {version}, 3.10 is the oldest that runs Edgewright"
     assert "edgewright devices edit here --set python=" in found["python"].todo
-    assert found["memory"].state == found["folder"].state == "ok"
-    assert {found[name].state for name in ("free", "numpy", "engines", "meters")} == {"not checked"}
+    assert found["memory"].state == found["space"].state == "ok"
+    assert {found[name].state for name in ("lock", "numpy", "engines", "meters")} == {"not checked"}
 
 
 def test_an_ancient_python(board):
@@ -134,7 +134,7 @@ def test_no_python_at_all(board, home):
     found = by_name(examine(replace(board, python="no-such-python")))
     assert found["python"].state == "missing" and "no-such-python" in found["python"].reason
     assert "sudo apt install python3" in found["python"].todo
-    assert found["folder"].state == "not checked" and f"free in {home}" in found["folder"].reason
+    assert found["space"].state == "not checked" and f"free in {home}" in found["space"].reason
     assert not is_ready(tuple(found.values()))
     phone = by_name(examine(replace(board, python="no-such-python", transport="local", name="phone")))
     assert phone["python"].todo
@@ -168,7 +168,7 @@ def test_a_numpy_that_is_there_but_broken(board, place, body, reason):
     (place / "lib" / "numpy.py").write_text(body)
     found = by_name(examine(replace(board, python=f"env PYTHONPATH={place / 'lib'} {sys.executable}")))
     assert found["numpy"].state == "missing" and reason in found["numpy"].reason
-    assert found["free"].state == "ok"
+    assert found["lock"].state == "ok"
 
 
 def test_an_import_that_hangs_is_given_up_and_the_rest_goes_on(board, place, monkeypatch):
@@ -180,7 +180,7 @@ def test_an_import_that_hangs_is_given_up_and_the_rest_goes_on(board, place, mon
     )
     assert found["numpy"].state == "missing" and "3 s" in found["numpy"].reason
     assert found["engines"].reason == "not there: onnxruntime", "the engine's own import was still tried"
-    assert found["folder"].state == "ok"
+    assert found["space"].state == "ok"
 
 
 def test_an_engine_that_is_broken_beside_one_that_is_not(board, place):
@@ -302,24 +302,24 @@ def test_vitals_run_on_old_and_new_pythons(tree, version):
 def test_a_folder_that_cannot_be_used(board, place):
     (place / "file").write_text("")
     found = by_name(examine(replace(board, folder=f"{place}/file/edge")))
-    assert found["folder"].state == "missing" and f"{place}/file is no folder" in found["folder"].reason
-    assert "--set folder=/PATH" in found["folder"].todo
+    assert found["space"].state == "missing" and f"{place}/file is no folder" in found["space"].reason
+    assert "--set folder=/PATH" in found["space"].todo
     assert found["numpy"].state == "not checked" and found["clock"].state == "ok"
     assert not is_ready(tuple(found.values()))
 
 
 def test_the_space_that_the_folder_may_take(board):
-    small = by_name(examine(replace(board, flash_bytes=1000)))["folder"]
+    small = by_name(examine(replace(board, flash_bytes=1000)))["space"]
     assert small.state == "missing" and "may take 1000 bytes; a deploy needs" in small.reason and "limits.flash" in small.todo
     free = shutil.disk_usage(Path.home()).free
-    large = by_name(examine(replace(board, flash_bytes=3 * free)))["folder"]
+    large = by_name(examine(replace(board, flash_bytes=3 * free)))["space"]
     assert large.state == "warning" and "more than there is" in large.reason
     facts = {"folder": {"folder": "/x", "looked_at": "/", "is_folder": True, "writable": True, "read_only": False}}
     facts["folder"]["free_bytes"] = 100 << 20
-    assert checks.folder(board, facts, 0, 90 << 20).state == "missing", "16 MiB stay free"
-    assert checks.folder(board, facts, 0, 80 << 20).state == "ok"
+    assert checks.space(board, facts, 0, 90 << 20).state == "missing", "16 MiB stay free"
+    assert checks.space(board, facts, 0, 80 << 20).state == "ok"
     facts["folder"]["read_only"] = True
-    assert "is read-only" in checks.folder(board, facts, 0, 0).reason
+    assert "is read-only" in checks.space(board, facts, 0, 0).reason
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_a_board_over_ssh(home, place):
         found = by_name(examine(board))
         assert is_ready(tuple(found.values())), found
         assert found["reachable"].reason.startswith(f"ssh to {server.address}, in ")
-        assert found["folder"].reason.partition(" free for ")[2].startswith(f"{server.home}/.edgewright")
+        assert found["space"].reason.partition(" free for ")[2].startswith(f"{server.home}/.edgewright")
         (server.folder / "known_hosts").write_text("")
         unknown = by_name(examine(board))["reachable"]
         assert unknown.state == "missing" and "host key" in unknown.reason and unknown.todo
