@@ -10,7 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Chip", "Watt", "channels", "chips", "device", "i2c", "i2c_hwmon", "natural", "number", "shown", "text", "unreadable"]
+__all__ = [
+    "Chip",
+    "Watt",
+    "channels",
+    "chips",
+    "device",
+    "i2c",
+    "i2c_hwmon",
+    "natural",
+    "number",
+    "shown",
+    "text",
+    "unreadable",
+    "way_out",
+]
 
 
 _MOVED = {errno.ENOENT, errno.ENODEV, errno.ENXIO}
@@ -35,7 +49,8 @@ def number(path: Path) -> float:
     try:
         return float(int(found))
     except ValueError:
-        raise ValueError(f"{path} holds {found[:40]!r}, a whole number is expected") from None
+        words = found[:40].decode("ascii", "replace").strip()
+        raise ValueError(f"{path} holds '{words}', a whole number is expected") from None
 
 
 def shown(path: Path, root: Path) -> str:
@@ -53,8 +68,15 @@ def unreadable(path: Path, root: Path) -> str:
     except OSError as error:
         return f"{shown(path, root)}: {os.strerror(error.errno) if error.errno else error}"
     except ValueError as error:
-        return str(error)
+        return str(error).replace(str(path), shown(path, root), 1)
     return ""
+
+
+def way_out(path: Path, root: Path, reason: str) -> str:
+    """What to do about a file that is `unreadable` for a reason."""
+    if "is readable by" in reason:
+        return f"sudo chmod a+r {shown(path, root)}, or run as root"
+    return "the driver cannot read the chip; dmesg says why"
 
 
 def natural(path: Path) -> list[int | str]:

@@ -43,7 +43,7 @@ class AndroidMeter(SampledMeter):
     ) -> None:
         super().__init__(root=root, option=option, rate_hz=rate_hz, clock=clock)
         if option.lower() not in ("", "ua", "ma"):
-            raise UsageError(f"android takes the unit of current_now as option, ua or ma, not '{option}'")
+            raise UsageError(f"'{option}' is no unit of current_now", hint="write android:ua or android:ma, or leave it out")
         battery, reason = _battery(root)
         if battery is None or reason:
             raise MeterError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewright.benchmarks.meters._sysfs import Chip, Watt, channels, chips, device, number, shown, text, unreadable
+from edgewright.benchmarks.meters._sysfs import Chip, Watt, channels, chips, device, number, shown, text, unreadable, way_out
 from edgewright.benchmarks.power import METERS, Clock
 from edgewright.benchmarks.sampling import SampledMeter
 from edgewright.errors import MeterError, UsageError
@@ -58,7 +58,7 @@ class HwmonMeter(SampledMeter):
         self._watt = _channel(place, channel, root)
         for file in self._watt.files(place.folder):
             if reason := unreadable(file, root):
-                raise MeterError(f"hwmon: {reason}", hint=f"sudo chmod a+r {shown(file, root)}, or run as root")
+                raise MeterError(f"hwmon: {reason}", hint=way_out(file, root, reason))
 
         def find() -> Path | None:
             return next((p.folder for p in _places(root, place.name, place.device) if p.device == place.device), None)

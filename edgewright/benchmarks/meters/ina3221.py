@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgewright.benchmarks.meters._sysfs import Chip, Watt, i2c, i2c_hwmon, natural, number, text, unreadable
+from edgewright.benchmarks.meters._sysfs import Chip, Watt, i2c, i2c_hwmon, natural, number, text, unreadable, way_out
 from edgewright.benchmarks.power import METERS, Clock
 from edgewright.benchmarks.sampling import Array, SampledMeter
 from edgewright.errors import MeterError, UsageError
@@ -60,7 +60,7 @@ class Ina3221Meter(SampledMeter):
         rail = _choose(rails, option, root)
         for file in rail.files():
             if reason := unreadable(file, root):
-                raise MeterError(f"ina3221: {reason}", hint="run as root, or allow your user to read it")
+                raise MeterError(f"ina3221: {reason}", hint=way_out(file, root, reason))
         self._rail, self._watt = rail, Watt(rail.channel, "product")
         self._chip = None if rail.old else Chip(lambda: next(iter(i2c_hwmon(rail.bus)), None), _is_ina3221)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewright.benchmarks.meters._sysfs import natural, number, text, unreadable
+from edgewright.benchmarks.meters._sysfs import natural, number, text, unreadable, way_out
 from edgewright.benchmarks.power import METERS, Clock
 from edgewright.benchmarks.sampling import SampledMeter
 from edgewright.errors import MeterError, UsageError
@@ -49,9 +49,7 @@ class RaplMeter(SampledMeter):
         domain = _named(domains, option) if option else _default(domains)
         self._file = domain.folder / "energy_uj"
         if reason := unreadable(self._file, root):
-            raise MeterError(
-                f"rapl: {reason}", hint=f"sudo chmod a+r /sys/class/powercap/{domain.folder.name}/energy_uj, or run as root"
-            )
+            raise MeterError(f"rapl: {reason}", hint=way_out(self._file, root, reason))
         self.scope = domain.name
         try:
             self.wraps_at_joules = number(domain.folder / "max_energy_range_uj") * 1e-6

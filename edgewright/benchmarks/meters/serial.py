@@ -33,7 +33,8 @@ class SerialMeter(Meter):
 
     Forms: one number (watts) or one with a unit ("850 mW", "P=1.25 W"); several columns, which a header line of the device or
     columns= names with their units (t_ms, watts, mW, volts, amps, uA). Lines that arrive in one piece are spread over the time
-    since the piece before. Lines that are no readings are counted; more than a tenth of them end the measurement.
+    since the piece before. The first line may be half of one and is left out, unless it is a header. Lines that are no
+    readings are counted; more than a tenth of them end the measurement.
 
     With form=lpm01a, ST's X-NUCLEO-LPM01A (UM2269) is told to give currents as text and its numbers ("6409-07") are
     multiplied with volts=. A Nordic PPK2 speaks no text: record it with its own program and use the meter `trace`.
@@ -83,7 +84,7 @@ class SerialMeter(Meter):
         with needs("serial"):
             import serial
         self._open = serial.Serial
-        self._lines = _Lines()
+        self._lines, self._whole = _Lines(), False
         self._device: Any = None
         self._stop, self._first = threading.Event(), threading.Event()
         self._failed: MeterError | None = None
@@ -216,8 +217,9 @@ class SerialMeter(Meter):
         self._first.set()
 
     def _take(self, line: str, arrival_ns: int) -> None:
-        if not line or line.startswith("#") or self._is_header(line):
-            return
+        whole, self._whole = self._whole, True
+        if not line or line.startswith("#") or self._is_header(line) or not whole:
+            return  # the first line may be the rest of one that was under way when the port was opened
         try:
             own_ns, watts = self._parse(line)
         except RowError as error:
@@ -273,11 +275,8 @@ class _Lines:
         self._last = ""
 
     def refuse(self, line: str, why: str) -> None:
-        """Count a line that is no reading; the first may be half a line, from before the port was opened."""
-        if self.times or self.bad:
-            self.bad += 1
-        else:
-            self.bad = 1
+        """Count a line that is no reading."""
+        self.bad += 1
         self._last = f"; the last one was '{line[:60]}': {why}"
 
     def seen(self) -> str:
