@@ -12,6 +12,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgewright.benchmarks.alignment import CHIP_S, CODE, Alignment, Marker, align_by_markers, align_by_wall, run_marker
 from edgewright.benchmarks.energy_figures import LEAST_BASELINE_READINGS, LEAST_READINGS, Window, energy_of
 from edgewright.benchmarks.power import Clock, Meter, PowerTrace, open_meter
@@ -31,6 +33,9 @@ LEAD_S = 0.2
 LEAST_INFERENCES = 3
 LONGEST_S = 60.0
 """To what length a slow meter may stretch a baseline or a window."""
+
+LONGEST_LAG_S = 2.0
+"""The longest time for which a meter is taken to show an old value."""
 
 BLOCK_S = 0.001
 """For how long inferences run before the clock is looked at: the loop adds nothing to the energy."""
@@ -215,20 +220,20 @@ class _Plan:
             markers.append(self._marker(chip_s, CODE))
         self._idle(SETTLE_S)
         before = self._baseline(self.baseline_s)
-        rate_hz = _rate_hz(meter)
+        rate_hz, renewed_s = _pace(meter)
         if rate_hz and (lacking := _long_enough(LEAST_BASELINE_READINGS, rate_hz) - before.seconds) > 0:
             before = Window(before.begin_ns, self._baseline(lacking).end_ns)
         window_s = max(self.energy_s / self.windows, _long_enough(LEAST_READINGS, rate_hz) if rate_hz else 0.0)
-        lead_s = max(LEAD_S, 2 / rate_hz if rate_hz else 0.0)
+        lead_s = max(LEAD_S, 2 * renewed_s)
         at = self._window(self.clock.now_ns(), lead_s, 1).end_ns
         windows = []
         for _ in range(self.windows):
             windows.append(self._window(at, window_s, LEAST_INFERENCES))
             at = windows[-1].end_ns
         self._window(at, lead_s, 1)
-        self._idle(SETTLE_S)
+        self._idle(max(SETTLE_S, 2 * renewed_s))
         after = self._baseline(before.seconds)
-        self._idle(max(0.1, 2 / rate_hz if rate_hz else 0.0))  # readings must go on beyond the baseline
+        self._idle(max(0.1, 2 / rate_hz if rate_hz else 0.0))  # readings go on beyond the baseline
         if chip_s:
             # Backwards: at no other place do both markers together fit by half.
             markers.append(self._marker(chip_s, CODE[::-1]))
@@ -272,13 +277,21 @@ def _metered(meter: Meter, plan: _Plan, chip_s: float) -> tuple[PowerTrace, Time
     return meter.stop(), timeline
 
 
-def _rate_hz(meter: Meter | None) -> float:
-    """How often a meter reads, from what it has read; 0 if that is not known yet."""
+def _pace(meter: Meter | None) -> tuple[float, float]:
+    """How often a meter reads, and after how many seconds it has new values; both 0 if that is not known yet.
+
+    A device may renew its value more slowly than it is read: what it shows for so long is of before. A steady power in coarse
+    steps looks the same, which costs no more than some seconds.
+    """
     if meter is None:
-        return 0.0
-    with suppress(MeterError):
-        return float(meter.so_far().rate_hz)
-    return 0.0
+        return 0.0, 0.0
+    try:
+        trace = meter.so_far()
+    except MeterError:
+        return 0.0, 0.0
+    changes = int(np.count_nonzero(np.diff(trace.watts))) if trace.kind == "sample" else len(trace.watts)
+    period = 1 / trace.rate_hz
+    return float(trace.rate_hz), float(min(LONGEST_LAG_S, period * len(trace.watts) / changes if changes else period))
 
 
 def _long_enough(readings: int, rate_hz: float) -> float:

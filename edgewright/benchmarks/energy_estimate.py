@@ -1,4 +1,4 @@
-"""Energy of an inference from a model's operations and traffic and published energies per operation: an estimate, never measured."""
+"""Energy of an inference from operations, traffic and published energies per operation: an estimate, never measured."""
 
 from __future__ import annotations
 

@@ -75,13 +75,22 @@ class _Level(NamedTuple):
     def error_watts(self) -> float:
         """Standard error of the mean, from batch means: neighbouring readings are alike, batches less so.
 
+        A straight trend over the span is no scatter: it is what drift is, and the mean is that of the middle all the same.
         Where batches still follow each other, as if by r of the one before, there are only n (1 - r) / (1 + r) of them.
         """
-        rest, count = self.batches - self.batches.mean(), len(self.batches)
+        count = len(self.batches)
+        at = np.arange(count) - (count - 1) / 2
+        rest = self.batches - self.batches.mean()
+        rest = rest - at * float(at @ rest) / float(at @ at)
         square = float(rest @ rest)
-        follows = float(rest[1:] @ rest[:-1]) / square + 1 / count if square else 0.0  # 1 / count: bias of the estimate
+        follows = float(rest[1:] @ rest[:-1]) / square + 2 / count if square else 0.0  # 2 / count: bias of the estimate
         follows = min(max(follows, 0.0), 0.8)
-        return float(np.sqrt(square / (count - 1) / count * (1 + follows) / (1 - follows)))
+        return float(np.sqrt(square / self.freedom / count * (1 + follows) / (1 - follows)))
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of `error_watts`."""
+        return len(self.batches) - 2
 
 
 class _Term(NamedTuple):
@@ -213,10 +222,6 @@ def _level(trace: PowerTrace, span: Window, what: str, least: int, guard_ns: int
             hint=f"measure energy for longer: each window and baseline for {needed:.2g} s at least",
         )
     used, widths = watts[first:last], np.diff(edges[first : last + 1]).astype(float)
-    if bad := int(np.sum(~np.isfinite(used))):
-        raise MeterError(
-            f"{bad} of {found} readings of {trace.meter} in {what} are no numbers", hint="check the meter, and measure again"
-        )
     missing = [max(0, edges[first] - begin), max(0, end - edges[last])]
     if trace.kind == "sample":  # a counter goes on counting between its readings
         missing += list(widths)
@@ -227,7 +232,7 @@ def _level(trace: PowerTrace, span: Window, what: str, least: int, guard_ns: int
             f"{_MOST_GAPS:.0%} may be",
             hint="measure again with less else running, or read the meter less often",
         )
-    parts = np.array_split(np.arange(found), min(BATCHES, found // 2))
+    parts = np.array_split(np.arange(found), max(3, min(BATCHES, found // 2)))
     quarter = max(1, found // 4)
     return _Level(
         float(np.average(used, weights=widths)),
@@ -268,10 +273,10 @@ def _terms(
         scatter = float(np.sum((net - net.sum() / total * counts) ** 2) / (k - 1))
         between = _Term("windows", (k * scatter) ** 0.5 / total, k - 1)
     else:
-        between = _Term("windows", busy[0].error_watts * windows[0].seconds / total, len(busy[0].batches) - 1)
+        between = _Term("windows", busy[0].error_watts * windows[0].seconds / total, busy[0].freedom)
     names = ["baseline"] if len(idle) == 1 else [f"baseline {number}" for number in range(1, len(idle) + 1)]
     levels = [
-        _Term(name, float(weight) * level.error_watts / total, len(level.batches) - 1)
+        _Term(name, float(weight) * level.error_watts / total, level.freedom)
         for name, weight, level in zip(names, weights, idle, strict=True)
     ]
     drift = 0.0

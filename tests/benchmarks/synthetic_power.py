@@ -10,7 +10,7 @@ from edgewright.benchmarks.energy import Window
 from edgewright.benchmarks.power import PowerTrace
 
 Array = np.ndarray[Any, Any]
-STEP_NS = 100_000
+STEP_NS = 500_000
 """Time between two points of the true power, which is constant in between."""
 
 
@@ -116,10 +116,9 @@ def _red_noise(rng: np.random.Generator, count: int, watts: float, memory: float
     """Gaussian noise that forgets with time, made at 1 kHz and joined by steps."""
     size = count * STEP_NS // 1_000_000 + 2
     keep = memory ** (1 / 10)
+    reach = 1 << (2 * size).bit_length()
+    kernel = np.fft.rfft(keep ** np.arange(size), reach)
     white = rng.normal(size=size) * watts * np.sqrt(1 - keep**2)
-    values = np.empty(size)
-    last = watts * rng.normal()
-    for index in range(size):
-        last = keep * last + white[index]
-        values[index] = last
+    white[0] = watts * rng.normal()  # as if it had gone on for ever
+    values = np.fft.irfft(np.fft.rfft(white, reach) * kernel, reach)[:size]
     return np.asarray(values[np.arange(count) * STEP_NS // 1_000_000])
