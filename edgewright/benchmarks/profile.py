@@ -44,12 +44,12 @@ def profile(session: Session, feeds: Mapping[str, Array], runs: int) -> dict[str
     """
     total_ns = _inference_ns(session, feeds, runs)
     timed = session.profile(feeds, runs)
-    times = np.array([op.times_ns for op in timed], np.float64).reshape(len(timed), -1)
+    times = np.array([op.times_ns for op in timed], np.float64) if timed else np.zeros((0, 1))
     sums = times.sum(axis=0)
     shares = np.divide(times, sums, out=np.zeros_like(times), where=sums > 0)
     low, high, coverage = _ranks(times.shape[1])
     ordered = np.sort(shares, axis=1)
-    ops_ns = float(np.median(sums)) if times.size else 0.0
+    ops_ns = float(np.median(sums))
     ops = [
         {
             "name": op.name,

@@ -228,3 +228,27 @@ def every_counted_op(path: Path, batch: int = 1) -> Path:
     graph.op("FULLY_CONNECTED", ["rows", "wf", None], ["dense"], schema.FullyConnectedOptionsT(keepNumDims=True))
     graph.ends(["image", "rows", "other"], ["conv", "depthwise", "transposed", "product", "dense"])
     return file.write(path)
+
+
+def small_onnx(path: Path) -> Path:
+    """Convolution, activation, depthwise convolution, pooling, dense layer."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    weights = {"w": (16, 3, 3, 3), "dw": (16, 1, 3, 3), "fc": (16, 10)}
+    made = [numpy_helper.from_array(floats(*shape), name) for name, shape in weights.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Conv", ["b", "dw"], ["c"], name="depthwise", group=16, pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"], name="pool"),
+        helper.make_node("Flatten", ["d"], ["e"], name="flat"),
+        helper.make_node("MatMul", ["e", "fc"], ["y"], name="dense"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 32, 32]), ("y", [1, 10]))
+    ]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], made)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path

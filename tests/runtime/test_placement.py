@@ -148,7 +148,7 @@ class TestMacs:
     def test_onnx(self, tmp_path: Path) -> None:
         from edgewright.converters.readers.onnx import OnnxReader
 
-        path = small_onnx(tmp_path / "m.onnx")
+        path = placed_models.small_onnx(tmp_path / "m.onnx")
         with open_session(path) as session:
             ops = by_name(session.placement())
         assert ops["conv"].macs == 16 * 32 * 32 * 3 * 9 and ops["dense"].macs == 16 * 10
@@ -160,30 +160,6 @@ class TestMacs:
         kept, note = per_sample([8, 6], [spec], [spec])
         assert kept == [8, 6] and "whole batch" in note
         assert per_sample([8], [spec, TensorSpec("n", (4,), "int32")], [spec]) == ([8], "")
-
-
-def small_onnx(path: Path) -> Path:
-    """Convolution, activation, depthwise convolution, pooling, dense layer."""
-    onnx = pytest.importorskip("onnx")
-    from onnx import helper, numpy_helper
-
-    weights = {"w": (16, 3, 3, 3), "dw": (16, 1, 3, 3), "fc": (16, 10)}
-    made = [numpy_helper.from_array(placed_models.floats(*shape), name) for name, shape in weights.items()]
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["a"], name="conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["a"], ["b"], name="relu"),
-        helper.make_node("Conv", ["b", "dw"], ["c"], name="depthwise", group=16, pads=[1, 1, 1, 1]),
-        helper.make_node("GlobalAveragePool", ["c"], ["d"], name="pool"),
-        helper.make_node("Flatten", ["d"], ["e"], name="flat"),
-        helper.make_node("MatMul", ["e", "fc"], ["y"], name="dense"),
-    ]
-    ends = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in (("x", [1, 3, 32, 32]), ("y", [1, 10]))
-    ]
-    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], made)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    return path
 
 
 class TestOthers:
@@ -204,7 +180,7 @@ class TestOthers:
         assert all(op.kind for op in first.ops if op.op == "Convolution")
 
     def test_onnxruntime(self, tmp_path: Path) -> None:
-        with open_session(small_onnx(tmp_path / "m.onnx")) as session:
+        with open_session(placed_models.small_onnx(tmp_path / "m.onnx")) as session:
             placement = session.placement()
             arena = session.arena_bytes()
         assert [op.name for op in placement.ops] == ["conv", "relu", "depthwise", "pool", "flat", "dense"]

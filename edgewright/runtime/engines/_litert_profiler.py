@@ -45,7 +45,7 @@ _CPU, _WRITE = 1, 2
 _EVENT = struct.Struct("<QiiQQ6qQQii")
 """ProfiledEventData: tag, kind, start and time in microseconds, memory before and after, op, subgraph, source."""
 
-_WARMUP = 5
+_WARMUP = 10
 
 _Pointer, _Size = ctypes.c_void_p, ctypes.c_size_t
 
@@ -95,7 +95,7 @@ def events_of(path: str, feeds: str, threads: int, runs: int) -> dict[str, Any]:
         path: the .tflite file.
         feeds: an .npz file with one array per input.
         threads: of XNNPACK.
-        runs: inferences to profile, after 5 untimed ones.
+        runs: inferences to profile, after 10 untimed ones.
 
     Returns:
         `events`: for every op event of an inference, in order, `kind` (OWN or TAKEN), `op` (its number: in the file, or

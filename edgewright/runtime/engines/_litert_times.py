@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,6 +77,7 @@ def op_times(
         UnsupportedError: the installed LiteRT has no profiler that is known, or it failed.
     """
     library()  # refuses before a process is started
+    _need_processes()
     with tempfile.TemporaryDirectory(prefix="edgewright-profile-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "feeds.npz"
         with file.open("wb") as handle:
@@ -89,12 +92,25 @@ def op_times(
                 threads=threads,
                 runs=runs,
             )
-        except OSError as error:
-            raise UnsupportedError(f"LiteRT's profiler needs a process of its own, which cannot be started: {error}") from error
         except WorkerError as error:
             raise UnsupportedError(f"LiteRT's profiler failed: {error.message}", error.hint) from error
     events = [event for event in found["events"] if event["subgraph"] == SUBGRAPH_MAIN]
     return tuple(_timed(events, ops, regions))
+
+
+def _need_processes() -> None:
+    """Refuse where this Python cannot start itself again, as under an emulator.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    try:
+        done = subprocess.run([sys.executable, "-c", ""], capture_output=True, timeout=_TIMEOUT_S, check=False)
+        why = f"it ended with code {done.returncode}" if done.returncode else ""
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        why = str(error)
+    if why:
+        raise UnsupportedError(f"LiteRT's profiler needs a process of its own, and {sys.executable} cannot be started: {why}")
 
 
 def _timed(events: Sequence[Mapping[str, Any]], ops: Sequence[PlacedOp], regions: Sequence[set[int]]) -> list[OpTime]:

@@ -18,7 +18,7 @@ __all__ = ["WARMUP", "FileNode", "op_times", "peak_bytes", "place", "trace"]
 
 _CPU = "CPUExecutionProvider"
 _SUFFIX = "_kernel_time"
-WARMUP = 5
+WARMUP = 10
 """Inferences whose times are not counted."""
 
 _FILTER_AT = {"Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
@@ -81,7 +81,7 @@ def op_times(runs: Sequence[Sequence[Mapping[str, Any]]], nodes: Sequence[FileNo
     """Times of all nodes that ran, after the optimizations of ONNX Runtime.
 
     Args:
-        runs: of `trace`; the first 5 are not counted if there are more.
+        runs: of `trace`; the first 10 are not counted if there are more.
         nodes: of the file, for the names of those that ONNX Runtime has replaced.
 
     Raises:

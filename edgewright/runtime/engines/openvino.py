@@ -174,13 +174,14 @@ class OpenVinoSession(Session):
 
     def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
         core = self._ov.Core()
-        compiled = core.compile_model(self._read(core), "CPU", {**self._config(), "PERF_COUNT": True})
+        model = self._read(core)
+        compiled = core.compile_model(model, "CPU", {**self._config(), "PERF_COUNT": True})
         tensors = {}
         for at, spec in enumerate(self.inputs):
             array = np.ascontiguousarray(feeds[spec.name])
             tensors[at] = self._ov.Tensor(compiled.inputs[at].get_element_type(), self._ov.Shape(array.shape))
             tensors[at].data[...] = array
-        return op_times(compiled, tensors, runs)
+        return op_times(model, compiled, tensors, runs)
 
     def _hint(self, text: str) -> str:
         if "not supported" in text or "no translator" in text.lower() or "Unsupported" in text or "not been converted" in text:
