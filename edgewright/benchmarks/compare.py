@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgewright.artifact import file_sha256
 from edgewright.benchmarks.comparable import REASONS, device_of, differing, threads_of, warnings_of
 from edgewright.benchmarks.gate import (
-    GATE_PROCESSES,
     LEVEL,
     Difference,
     Limit,
@@ -23,10 +21,10 @@ from edgewright.benchmarks.gate import (
     judge,
     more_processes,
 )
-from edgewright.errors import EdgewrightError, UsageError
+from edgewright.errors import UsageError
 from edgewright.report import Report
 
-__all__ = ["FIGURES", "Change", "Comparison", "Measure", "compare", "read_report", "rerun"]
+__all__ = ["FIGURES", "Change", "Comparison", "as_json", "compare", "compare_sessions", "read_report", "worst_of"]
 
 SCHEMA = 1
 
@@ -45,18 +43,22 @@ FIGURES = {
     "p99": Figure("latency p99", "latency_p99", "p99_ms"),
     "p999": Figure("latency p99.9", "latency_p99.9", "p999_ms"),
     "mean": Figure("latency mean", "latency_mean", "mean_ms"),
+    "jitter": Figure("jitter", "latency_jitter", "jitter_ms"),
+    "after_idle": Figure("latency after idle gaps", "latency_after_idle", "after_idle_ms"),
     "first": Figure("first inference", "first_inference", "first_ms"),
     "load": Figure("load", "load", "load_ms"),
     "memory": Figure("peak memory", "peak_rss", "peak_rss_bytes"),
     "model_memory": Figure("memory of engine and model", "model_rss", "model_rss_bytes"),
     "arena": Figure("arena", "arena_bytes"),
-    "energy": Figure("energy per inference", "energy_per_inference"),
+    "energy": Figure("energy per inference", "energy_per_inference", "mj_per_inference"),
     "size": Figure("file", "raw_bytes"),
     "deflated": Figure("file, deflated", "deflated_bytes"),
 }
 """What is compared, in the order of the table; of each of them less is better."""
 
 _EXACT = frozenset({"raw_bytes", "deflated_bytes", "arena_bytes"})
+_METERED = frozenset({"energy_per_inference"})
+"""What a single process has an interval of that counts: from many readings of a meter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +179,15 @@ def compare(
         UsageError: a figure with a limit is missing or unknown, no thread count is in both, or something of `REASONS` differs
             that is not allowed while there are limits.
     """
-    return _compare([(_plain(a), _plain(b))], limits or {}, allow)
+    return compare_sessions([(as_json(a), as_json(b))], limits or {}, allow)
 
 
-def _plain(report: Mapping[str, Any] | Report) -> Mapping[str, Any]:
+def as_json(report: Mapping[str, Any] | Report) -> Mapping[str, Any]:
+    """A report's plain form."""
     return report.to_json() if isinstance(report, Report) else report
 
 
-def _compare(
+def compare_sessions(
     sessions: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], limits: Mapping[str, Limit], allow: Sequence[str]
 ) -> Comparison:
     """The comparison over one or more measurements of the same two files."""
@@ -214,10 +217,14 @@ def _compare(
         if wanted and not mine:
             raise UsageError(_missing(name, a, b), hint="leave its limit out, or measure it in both")
         changes += mine
-    verdicts = [change.verdict for change in changes]
+    return Comparison(_file(a), _file(b), tuple(changes), found, tuple(warnings_of(a, b, found)), worst_of(changes))
+
+
+def worst_of(changes: Sequence[Change]) -> Verdict | None:
+    """The verdict on all changes together; None if none has a limit."""
+    verdicts = {change.verdict for change in changes}
     order: tuple[Verdict, ...] = ("regressed", "undecided", "kept")
-    worst = next((verdict for verdict in order if verdict in verdicts), None)
-    return Comparison(_file(a), _file(b), tuple(changes), found, tuple(warnings_of(a, b, found)), worst)
+    return next((verdict for verdict in order if verdict in verdicts), None)
 
 
 def _file(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +273,7 @@ def _change(
     a, b = float(first["value"]), float(second["value"])
     if FIGURES[name].metric in _EXACT:
         found = exact_difference(a, b)
-    elif values:
+    elif values and not (FIGURES[name].metric in _METERED and min(map(len, values[-1])) == 1):
         sides = [[pair[side] for pair in values] for side in (0, 1)]
         found = difference(sides[0], sides[1], level if limit else LEVEL)
         a, b = (_median([value for session in side for value in session]) for side in sides)
@@ -309,100 +316,3 @@ def _missing(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
         why = next((one["why_absent"] for one in metrics if one["why_absent"]), "" if metrics else "it is not in it")
         reasons += [f"the {word} has none ({why})"] if why else []
     return f"{FIGURES[name].title} cannot be compared: {', '.join(reasons) or 'a report has it as 0'}"
-
-
-# ---- measuring again ----------------------------------------------------------------------------------------------------
-
-Progress = Callable[[float, str], None]
-Measure = Callable[[Sequence[Mapping[str, Any]], int, "Progress | None"], Sequence["Report | Mapping[str, Any]"]]
-"""Measures the files of reports again, in turns, so many processes each; a report per file, in order."""
-
-
-def rerun(
-    a: Mapping[str, Any] | Report,
-    b: Mapping[str, Any] | Report,
-    limits: Mapping[str, Limit],
-    *,
-    allow: Sequence[str] = (),
-    processes: int = GATE_PROCESSES,
-    measure: Measure | None = None,
-    progress: Progress | None = None,
-) -> Comparison:
-    """Measure both files again, in turns, and decide from all that is known.
-
-    Two reports of different hours may differ by what the machine did meanwhile; files that take turns differ by themselves.
-    So an alarm stands only if the new measurement shows it by itself and both together do, too. Where it does not, the new
-    measurement's own verdict counts.
-
-    Args:
-        a: the earlier report.
-        b: the later one.
-        limits: as for `compare`.
-        allow: as for `compare`.
-        processes: how many of each file and thread count.
-        measure: how to measure; None does so on this machine.
-        progress: called with a share between 0 and 1 and a text.
-
-    Returns:
-        The comparison over both measurements, whose `rerun` is the one of the new measurement alone.
-
-    Raises:
-        UsageError: a file is gone or has changed, or this machine, an engine's library or a precision is not the reports'.
-        EdgewrightError: what measuring raises.
-    """
-    old = (_plain(a), _plain(b))
-    again = tuple(map(_plain, (measure or _measure_here)(old, processes, progress)))
-    for before, after in zip(old, again, strict=True):
-        if changed := {name: text for name, text in differing(before, after).items() if name != "throttled"}:
-            raise UsageError(
-                f"{before['model']['path']} cannot be measured again as it was: {'; '.join(changed.values())}",
-                hint="measure both anew with 'edgewright bench', one after the other",
-            )
-    alone = _compare([(again[0], again[1])], limits, allow)
-    both = _compare([(old[0], old[1]), (again[0], again[1])], limits, allow)
-    changes = tuple(map(_confirmed, both.changes, _matching(alone, both)))
-    verdicts = {change.verdict for change in changes}
-    order: tuple[Verdict, ...] = ("regressed", "undecided", "kept")
-    worst = next((verdict for verdict in order if verdict in verdicts), None)
-    return Comparison(both.a, both.b, changes, both.differing, both.warnings, worst, alone)
-
-
-def _matching(alone: Comparison, both: Comparison) -> list[Change | None]:
-    """The change of the new measurement for each of both measurements together."""
-    by_key = {(change.figure, change.threads): change for change in alone.changes}
-    return [by_key.get((change.figure, change.threads)) for change in both.changes]
-
-
-def _confirmed(both: Change, alone: Change | None) -> Change:
-    """A change with the verdict that stands after a second measurement."""
-    if alone is None or both.verdict is None or alone.verdict == both.verdict:
-        return both
-    verdict: Verdict = "undecided" if alone.verdict in ("regressed", None) else alone.verdict
-    more = alone.more if verdict == "undecided" else None
-    return Change(both.figure, both.threads, both.unit, both.a, both.b, both.found, both.processes, both.limit, verdict, more)
-
-
-def _measure_here(reports: Sequence[Mapping[str, Any]], processes: int, progress: Progress | None) -> list[Report]:
-    """Measure the files of reports on this machine."""
-    from edgewright.benchmarks.bench import BenchTarget, bench_many
-    from edgewright.runtime.machine import fingerprint
-
-    for report in reports:
-        path, sha256 = Path(report["model"]["path"]), report["model"]["sha256"]
-        how = "measure both anew with 'edgewright bench'"
-        if (device := device_of(report)) not in (None, "", "local"):
-            raise UsageError(f"{path} was measured on {device}, not here", hint=how)
-        if report["settings"]["fingerprint"] != fingerprint():
-            raise UsageError(f"{path} was measured on another machine: {report['settings']['machine']['cpu']}", hint=how)
-        try:
-            now = file_sha256(path)
-        except (OSError, EdgewrightError) as error:
-            raise UsageError(f"{path} cannot be measured again: it cannot be read", hint=how) from error
-        if now != sha256:
-            raise UsageError(f"{path} has changed since its report: sha256 {now[:8]}, not {sha256[:8]}", hint=how)
-    first = reports[0]["settings"]
-    targets = [
-        BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
-        for one in reports
-    ]
-    return bench_many(targets, duration_s=float(first["duration_s"]), repeats=processes, progress=progress)

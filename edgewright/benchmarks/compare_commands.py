@@ -96,8 +96,8 @@ def _again(
 ) -> Comparison:
     """The comparison after both files were measured again; the first one, with a warning, where they cannot be."""
     from edgewright.benchmarks.bench_text import spinner
-    from edgewright.benchmarks.compare import rerun
     from edgewright.benchmarks.gate import GATE_PROCESSES
+    from edgewright.benchmarks.rerun import rerun
 
     needed = max((change.more + min(change.processes) for change in first.changes if change.more), default=0)
     try:

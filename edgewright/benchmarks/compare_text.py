@@ -83,6 +83,11 @@ def _interval(found: Difference) -> str:
     return "exact" if found.method == "exact" else f"{change_text(found.low)} to {change_text(found.high)}"
 
 
+def _with_interval(found: Difference) -> str:
+    ends = _interval(found)
+    return change_text(found.change) if ends in ("-", "exact") else f"{change_text(found.change)} ({ends})"
+
+
 def alarm_text(changes: Sequence[Change]) -> str:
     """The figures that became worse, in one sentence."""
     parts = []
@@ -182,11 +187,7 @@ def _notes(found: Comparison) -> list[str]:
     if any(min(change.processes) for change in found.changes):
         notes.append("A and B are medians over processes; the change is the middle of all pairs of processes")
     if found.rerun:
-        changes = [
-            f"{_title(one)} {change_text(one.found.change)} ({_interval(one.found)})"
-            for one in found.rerun.changes
-            if one.limit is not None
-        ]
+        changes = [f"{_title(one)} {_with_interval(one.found)}" for one in found.rerun.changes if one.limit is not None]
         notes.append(f"measured again in turns: {', '.join(changes)}")
     return notes
 
@@ -247,7 +248,7 @@ def _history_table(points: Sequence[Point], shown: Sequence[str], metric: str) -
         for name in shown:
             cells += _figure_cells(point.figures.get(name))
         change = point.change
-        cells.append("-" if change is None else f"{change_text(change.change)} ({_interval(change)})")
+        cells.append("-" if change is None else _with_interval(change))
         cells.append(Text.assemble(("regressed  ", "red") if point.regressed else "", _plain(point.note)))
         table.add_row(*cells)
     return table

@@ -1,0 +1,116 @@
+"""Measure the files of two reports again, in turns, before an alarm stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import file_sha256
+from edgewright.benchmarks.comparable import device_of, differing, threads_of
+from edgewright.benchmarks.compare import Change, Comparison, as_json, compare_sessions, worst_of
+from edgewright.benchmarks.gate import GATE_PROCESSES, Limit, Verdict
+from edgewright.errors import EdgewrightError, UsageError
+from edgewright.report import Report
+
+__all__ = ["Measure", "rerun"]
+
+Progress = Callable[[float, str], None]
+Measure = Callable[[Sequence[Mapping[str, Any]], Sequence[str], int, "Progress | None"], Sequence["Report | Mapping[str, Any]"]]
+"""Measures the files of reports again, in turns: takes the reports, the figures that are wanted, and how many processes."""
+
+
+def rerun(
+    a: Mapping[str, Any] | Report,
+    b: Mapping[str, Any] | Report,
+    limits: Mapping[str, Limit],
+    *,
+    allow: Sequence[str] = (),
+    processes: int = GATE_PROCESSES,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure both files again, in turns, and decide from all that is known.
+
+    Two reports of different hours may differ by what the machine did meanwhile; files that take turns differ by themselves.
+    So an alarm stands only if the new measurement shows it by itself and both together do, too. Where it does not, the new
+    measurement's own verdict counts.
+
+    Args:
+        a: the earlier report.
+        b: the later one.
+        limits: as for `compare`.
+        allow: as for `compare`.
+        processes: how many of each file and thread count.
+        measure: how to measure; None does so on this machine.
+        progress: called with a share between 0 and 1 and a text.
+
+    Returns:
+        The comparison over both measurements, whose `rerun` is the one of the new measurement alone.
+
+    Raises:
+        UsageError: a file is gone or has changed, or this machine, an engine's library or a precision is not the reports'.
+        EdgewrightError: what measuring raises.
+    """
+    old = (as_json(a), as_json(b))
+    again = tuple(map(as_json, (measure or _measure_here)(old, list(limits), processes, progress)))
+    for before, after in zip(old, again, strict=True):
+        if changed := {name: text for name, text in differing(before, after).items() if name != "throttled"}:
+            raise UsageError(
+                f"{before['model']['path']} cannot be measured again as it was: {'; '.join(changed.values())}",
+                hint="measure both anew with 'edgewright bench', one after the other",
+            )
+    alone = compare_sessions([(again[0], again[1])], limits, allow)
+    both = compare_sessions([(old[0], old[1]), (again[0], again[1])], limits, allow)
+    changes = tuple(map(_confirmed, both.changes, _matching(alone, both)))
+    return Comparison(both.a, both.b, changes, both.differing, both.warnings, worst_of(changes), alone)
+
+
+def _matching(alone: Comparison, both: Comparison) -> list[Change | None]:
+    """The change of the new measurement for each of both measurements together."""
+    by_key = {(change.figure, change.threads): change for change in alone.changes}
+    return [by_key.get((change.figure, change.threads)) for change in both.changes]
+
+
+def _confirmed(both: Change, alone: Change | None) -> Change:
+    """A change with the verdict that stands after a second measurement."""
+    if alone is None or both.verdict is None or alone.verdict == both.verdict:
+        return both
+    verdict: Verdict = "undecided" if alone.verdict in ("regressed", None) else alone.verdict
+    more = alone.more if verdict == "undecided" else None
+    return replace(both, verdict=verdict, more=more)
+
+
+def _measure_here(
+    reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
+) -> list[Report]:
+    """Measure the files of reports on this machine."""
+    from edgewright.benchmarks.bench import BenchTarget, bench_many
+    from edgewright.runtime.machine import fingerprint
+
+    how = "measure both anew with 'edgewright bench'"
+    for report in reports:
+        path, sha256 = Path(report["model"]["path"]), report["model"]["sha256"]
+        if (device := device_of(report)) not in (None, "", "local"):
+            raise UsageError(f"{path} was measured on {device}, not here", hint=how)
+        if report["settings"]["fingerprint"] != fingerprint():
+            raise UsageError(f"{path} was measured on another machine: {report['settings']['machine']['cpu']}", hint=how)
+        try:
+            now = file_sha256(path)
+        except (OSError, EdgewrightError) as error:
+            raise UsageError(f"{path} cannot be measured again: it cannot be read", hint=how) from error
+        if now != sha256:
+            raise UsageError(f"{path} has changed since its report: sha256 {now[:8]}, not {sha256[:8]}", hint=how)
+    settings = reports[0]["settings"]
+    return bench_many(
+        [
+            BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
+            for one in reports
+        ],
+        duration_s=float(settings["duration_s"]),
+        repeats=processes,
+        progress=progress,
+        idle_gaps=int(settings.get("idle_gaps", 0)) if "after_idle" in figures else 0,
+        meter=str(settings.get("meter", "auto")) if "energy" in figures else "none",
+    )
