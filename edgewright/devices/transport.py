@@ -253,7 +253,7 @@ class Transport(ABC):
         except ValueError:
             value = 0.0
         if not 0 < value < float("inf"):
-            raise DeviceError(f"options.{option} of {self.where} is '{text}', no number above 0")
+            raise DeviceError(f"options.{option} of {self.where} is '{text}', no number above 0", hint="correct its profile")
         return value
 
     @abstractmethod
@@ -284,10 +284,14 @@ class Transport(ABC):
 
     def _end_group(self, pid: int) -> None:
         """End a process there and all of its group, in a command of its own; raises DeviceError if that is not answered."""
-        killer = self._begin(["sh", "-c", _KILL, "sh", str(pid)])
+        killer = self._start_killer(("sh", "-c", _KILL, "sh", str(pid)))
         killer.ends_there = False  # one that hangs is not ended by another
         killer.close_stdin()
         killer.wait(_KILL_S)
+
+    def _start_killer(self, argv: tuple[str, ...]) -> Running:
+        """Start a command that ends another, as `_start` does, or sooner give up."""
+        return self._start(argv, {}, None)
 
     def _find_home(self) -> str:
         home = self._script('printf %s "$HOME"', what="finding the home folder").stdout

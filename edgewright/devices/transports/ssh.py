@@ -96,11 +96,7 @@ class SshTransport(Transport):
         self._loop.stop()
 
     def _start(self, argv: tuple[str, ...], env: Mapping[str, str], sink: Callable[[bytes], object] | None) -> Running:
-        self.raise_if_lost()
-        running = _Remote(argv, self, sink)
-        line = command_line(argv, env).encode("utf-8", "surrogateescape")
-        self.call(self._create(running.session, line), f"starting {running.what}", _ANSWER_S)
-        return running
+        return self._start_within(_ANSWER_S, argv, env, sink)
 
     def call(self, coroutine: Coroutine[Any, Any, T], what: str, timeout_s: float | None) -> T:
         """Run a coroutine on the loop and wait for it; raises DeviceError with the reason that the connection has."""
@@ -130,15 +126,28 @@ class SshTransport(Transport):
         """End a process there with its group; not every SSH server passes signals on, and those reach one process."""
         self._end_group(pid)
 
+    def _start_killer(self, argv: tuple[str, ...]) -> Running:
+        return self._start_within(_CLOSE_S, argv, {}, None)  # that the board does not answer may be why it is called
+
+    def _start_within(
+        self, timeout_s: float, argv: tuple[str, ...], env: Mapping[str, str], sink: Callable[[bytes], object] | None
+    ) -> Running:
+        self.raise_if_lost()
+        running = _Remote(argv, self, sink)
+        line = command_line(argv, env).encode("utf-8", "surrogateescape")
+        self.call(self._create(running.session, line), f"starting {running.what}", timeout_s)
+        return running
+
     async def _create(self, session: _Session, line: bytes) -> None:
         await self._connections[-1].create_session(lambda: session, line, encoding=None, request_pty=False)
 
     def _connect(self, hop: Address, role: str, via: str, timeout_s: float, keepalive_s: float) -> None:
         """Connect to one server, through the one connected before it."""
         options = self.board.options
-        trust = Trust(options.get("known_hosts"), via)
+        trust = Trust(options.get("known_hosts"), via, hop.host, hop.port, hop.user)
         settings: dict[str, Any] = {
             **hop.settings(),
+            "config": (),  # asyncssh's word for ~/.ssh/config, if there is one
             "connect_timeout": timeout_s,
             "keepalive_interval": keepalive_s,
             "keepalive_count_max": 3,
@@ -150,7 +159,7 @@ class SshTransport(Transport):
         try:
             self._connections.append(self._loop.call(_connected(settings, trust, self.lose), timeout_s + 5))
         except Exception as error:
-            raise _refusal(error, hop, role, trust, timeout_s) from error
+            raise _refusal(error, role, trust, timeout_s) from error
 
 
 class _Session:
@@ -300,7 +309,14 @@ async def _connected(settings: Mapping[str, Any], trust: Trust, lose: Callable[[
             lose(error)
 
     prepared = await asyncssh.SSHClientConnectionOptions.construct(None, **settings)
-    return await asyncssh.connect(known_hosts=trust.load(prepared), client_factory=Client, **settings)
+    settings = {**settings, "known_hosts": trust.load(prepared), "client_factory": Client}
+    try:
+        return await asyncssh.connect(**settings)
+    except (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionError):
+        if not trust.may_lack_kind:
+            raise
+    # only kinds of keys that are known were asked for, and the server hung up: ask for any, to see what it has
+    return await asyncssh.connect(**settings, server_host_key_algs="default")
 
 
 async def _end(connection: Any) -> None:
@@ -313,26 +329,28 @@ async def _end(connection: Any) -> None:
         await asyncio.wait_for(connection.wait_closed(), _CLOSE_S)
 
 
-def _refusal(error: Exception, hop: Address, role: str, trust: Trust, timeout_s: float) -> DeviceError:
+def _refusal(error: Exception, role: str, trust: Trust, timeout_s: float) -> DeviceError:
     """What a failed attempt to connect means, and the way out of it."""
     import asyncssh
 
-    place, attempt = f"{trust.host or hop.host}:{trust.port}", f"try: ssh {trust.target}"
+    place, attempt = f"{trust.host}:{trust.port}", f"try: ssh {trust.target}"
     if isinstance(error, (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed)) and (refused := trust.refusal(role)):
         return refused
     if isinstance(error, asyncssh.PermissionDenied):
         hint = f"run: ssh-copy-id {trust.target}; or name another key in options.identity_file of the board's profile"
         return DeviceError(f"{role} accepts none of this user's keys for '{trust.user}' at {place}", hint=hint)
-    if isinstance(error, asyncssh.KeyEncryptionError):
-        return DeviceError(f"the key for {role} has a passphrase: {_words(error)}", hint="run: ssh-add KEYFILE, then try again")
-    if isinstance(error, ValueError):  # among them asyncssh's KeyImportError and ConfigParseError
+    if isinstance(error, ValueError) and not trust.loaded:  # among them asyncssh's KeyImportError and ConfigParseError
+        if "passphrase" in str(error).lower():
+            return DeviceError(
+                f"the key for {role} has a passphrase: {_words(error)}", hint="run: ssh-add KEYFILE, then try again"
+            )
         return DeviceError(f"a key or setting for {role} cannot be read: {_words(error)}", hint=attempt)
     if isinstance(error, FileNotFoundError):
         hint = "correct options.identity_file of the board's profile, or ~/.ssh/config"
         return DeviceError(f"the key for {role} is not there: {error.filename}", hint=hint)
     if isinstance(error, socket.gaierror):
         hint = "correct the address in the board's profile, or see that the name server knows it"
-        return DeviceError(f"{role} has a host name that is not known: '{trust.host or hop.host}'", hint=hint)
+        return DeviceError(f"{role} has a host name that is not known: '{trust.host}'", hint=hint)
     if isinstance(error, ConnectionRefusedError):
         hint = "start the SSH server there, or correct the port in the board's address"
         return DeviceError(f"{role} refuses SSH connections at {place}", hint=hint)
