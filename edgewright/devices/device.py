@@ -31,6 +31,12 @@ __all__ = ["Device", "Progress", "board_failure", "here", "last_json", "open_dev
 
 Progress = Callable[[float, str], None]
 
+_RUN_MODULE = (
+    "import runpy, sys; sys.path.remove(''); sys.argv.pop(0); runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+"""What `-m` does, but without the working folder in front of the path: a folder of our name in the board's home must not be
+taken for our package. Python 3.11 has PYTHONSAFEPATH for it."""
+
 BEAT_S = 15.0
 SILENCE_S = 120.0
 """How often the holder of a board's lock is heard there, and after which silence the board lets go."""
@@ -176,8 +182,11 @@ class Device:
         Raises:
             DeviceError: the connection broke, or the time is over; not for an exit code.
         """
-        variables = {"PYTHONPATH": ":".join(self._path), "PYTHONUNBUFFERED": "1", **(env or {})}
-        return self._run([*self._interpreter, *arguments], timeout_s, env=variables, on_line=on_line)
+        variables = {"PYTHONPATH": ":".join(self._path), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **(env or {})}
+        words = list(arguments)
+        if words[:1] == ["-m"] and tuple(self.survey()["python"][:2]) < (3, 11):
+            words = ["-c", _RUN_MODULE, *words[1:]]
+        return self._run([*self._interpreter, *words], timeout_s, env=variables, on_line=on_line)
 
     def json(
         self,
@@ -400,7 +409,7 @@ def packed(name: str) -> str:
     """A program for `python -c` that is one of our stand-alone modules: short, and without anything that a shell would touch."""
     source = Path(__file__).with_name(f"{name}.py").read_bytes()
     text = base64.b64encode(zlib.compress(source, 9)).decode()
-    return f'import base64,zlib;exec(zlib.decompress(base64.b64decode("{text}")))'
+    return f'import sys;sys.path[:]=filter(None,sys.path);import base64,zlib;exec(zlib.decompress(base64.b64decode("{text}")))'
 
 
 def _let_go(running: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ __all__ = ["WheelFile", "choose_wheels", "digest_of", "how_to_get", "wheel_fits"
 _OLD_NAMES = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 """The C library that the first names of manylinux stand for (PEP 513, 571, 599)."""
 
-_CPYTHON = re.compile(r"cp(\d)(\d+)$")
+_PYTHON = re.compile(r"(cp|py)(\d)(\d+)$")
 _PLATFORM = re.compile(r"(?:(manylinux|musllinux)_(\d+)_(\d+)|(manylinux1|manylinux2010|manylinux2014)|(linux))_(.+)$")
 
 
@@ -95,8 +96,9 @@ def wheel_fits(name: str, board: Mapping[str, Any]) -> bool:
     """
     pythons, abis, platforms = (part.split(".") for part in name.removesuffix(".whl").split("-")[-3:])
     have = (int(board["python"][0]), int(board["python"][1]))
-    return any(_platform_fits(one, board) for one in platforms) and any(
-        _python_fits(python, abi, have) for python in pythons for abi in abis
+    return any(
+        _platform_fits(platform, board) and _python_fits(python, abi, have) and (platform != "any" or abi == "none")
+        for python, abi, platform in itertools.product(pythons, abis, platforms)
     )
 
 
@@ -115,14 +117,16 @@ def how_to_get(board: Mapping[str, Any]) -> str:
 
 def _python_fits(python: str, abi: str, have: tuple[int, int]) -> bool:
     major, minor = have
-    if python in (f"py{major}", f"py{major}{minor}"):
+    if python == f"py{major}":
         return abi == "none"
-    found = _CPYTHON.match(python)
-    if not found or int(found[1]) != major:
+    found = _PYTHON.match(python)
+    if not found or int(found[2]) != major:
         return False
+    if found[1] == "py":
+        return abi == "none" and int(found[3]) <= minor
     if abi == "abi3":
-        return int(found[2]) <= minor
-    return int(found[2]) == minor and abi in ("none", f"cp{major}{minor}")
+        return int(found[3]) <= minor
+    return int(found[3]) == minor and abi in ("none", f"cp{major}{minor}")
 
 
 def _platform_fits(platform: str, board: Mapping[str, Any]) -> bool:
