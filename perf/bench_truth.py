@@ -7,12 +7,12 @@ broken off goes on where it was; results of another file, duration, engine relea
    -infer_precision f32; it refuses -hint latency together with -nthreads, and sets PERFORMANCE_HINT LATENCY by itself) and beside
    a bare LiteRT loop (set_tensor, invoke, get_tensor). Every run is a process of its own, sides take turns (A B A B), medians
    over rounds are compared; the limit is 3 %. benchmark_app prints two decimals: 0.3 % of 1.5 ms.
-2. The gate at its default level (a rise of 5 %, 10 processes of each file). Real processes are measured in rounds of three: A,
+2. The gate at its default level (a rise of 5 %, 15 processes of each file). Real processes are measured in rounds of three: A,
    A again, and S, which is the same file slowed by 10 %: every inference is followed by a busy-wait of a tenth of what that very
    inference took, inside the timed call, so that each of its figures is 10 % more by construction. A comparison takes consecutive
    rounds of this pool, from evenly spread places on (they overlap: 100 comparisons of processes of their own would take hours),
    and asks `compare` about two reports that hold the processes of these rounds. "in turns": A against A of the same rounds; which
-   of the two is the first is drawn for each round. "one after the other": ten rounds for the first report, the next ten for the
+   of the two is the first is drawn for each round. "one after the other": 15 rounds for the first report, the next 15 for the
    second, as two calls of the command line give them. The limits are 5 false alarms in 100 and 95 slowdowns caught in 100.
 
     .venv/bin/python perf/bench_truth.py [--rounds 12] [--pool 110] [--comparisons 100] [--duration 1] [--engines litert,openvino]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgewright.benchmarks.comparable import REASONS, device_of, differing, threads_of, warnings_of
+from edgewright.benchmarks.comparable import REASONS, differing, threads_of, warnings_of
 from edgewright.benchmarks.gate import (
     LEVEL,
     Difference,
