@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ class MeterCase:
     seconds: float = 5.0
     wrong_options: tuple[str, ...] = ("no-such-thing",)
     waits: bool = True
-    name: str = field(default="")
+    name: str = ""
 
     def __str__(self) -> str:
         return self.name or self.meter

@@ -213,7 +213,7 @@ def open_meter(text: str, *, root: Path = Path("/"), rate_hz: float | None = Non
     """Open one meter by its name and option, for example `rapl`, `ina3221:VDD_IN`, `trace:power.csv?clock=wall`.
 
     Args:
-        text: `NAME` or `NAME:OPTION`; "auto" takes the first that is there.
+        text: `NAME` or `NAME:OPTION`; "auto" takes the first that is there, "auto:ina3221,hwmon" tries these before others.
         root: the folder that stands for "/".
         rate_hz: readings per second to try for.
         clock: what the meter reads and waits by.
@@ -230,7 +230,7 @@ def open_meter(text: str, *, root: Path = Path("/"), rate_hz: float | None = Non
             hint="name the one that covers what you want to know",
         )
     if name == "auto":
-        name = find_meter(root)
+        name, option = find_meter(root, option.split(",")), ""
     return METERS.get(name)(root=root, option=option, rate_hz=rate_hz, clock=clock)
 
 

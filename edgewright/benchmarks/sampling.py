@@ -25,6 +25,8 @@ GAP_PERIODS, LEAST_GAP_NS = 10, 200_000_000
 """Readings further apart than this are not joined by a straight line."""
 MOST_WATTS = 2000.0
 """More than a processor package or a small board can draw; a counter that asks for more has been reset, not wrapped."""
+_ATTEMPTS, _SLOW, _SLOW_NS = 3, 5, 500_000
+"""A reading that takes 5 times as long as the fastest, and more than this, was interrupted."""
 _GONE_FOR_GOOD = {errno.EACCES, errno.EPERM}
 
 
@@ -104,7 +106,7 @@ class SampledMeter(Meter):
         )
         self._times: list[int] = []
         self._values: list[float] = []
-        self._missed, self._cpu_share = 0, 0.0
+        self._missed, self._cpu_share, self._fastest_ns = 0, 0.0, 10**18
         self._failed: MeterError | None = None
         self._failing_since: int | None = None
         self._started = False
@@ -254,9 +256,19 @@ class SampledMeter(Meter):
                 ) from error
 
     def _take(self) -> None:
-        before = self.clock.now_ns()
-        value = self.read()
-        t_ns = (before + self.clock.now_ns()) // 2
+        """One reading at a known moment: a thread that lost its turn while it read does not know when, and reads again.
+
+        Raises:
+            OSError, ValueError, MeterError: see `read`.
+        """
+        for _ in range(_ATTEMPTS):
+            before = self.clock.now_ns()
+            value = self.read()
+            took_ns = self.clock.now_ns() - before
+            self._fastest_ns = min(self._fastest_ns, took_ns)
+            if took_ns <= max(_SLOW * self._fastest_ns, _SLOW_NS):
+                break
+        t_ns = before + took_ns // 2
         if self.kind == "mean":
             value = self._counter.add(t_ns, value)
         if not np.isfinite(value):

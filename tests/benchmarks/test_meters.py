@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from meter_trees import (
     AndroidTree,
     Constant,
@@ -880,7 +882,60 @@ def test_serial_options(tmp_path, monkeypatch):
         open_meter("serial:/dev/null")
 
 
-# --- the counter alone
+# --- the schedule and the counter alone
+
+
+def test_a_reading_that_was_interrupted_is_taken_again(tmp_path):
+    tree = HwmonTree(tmp_path, CURVES["constant"])
+
+    class Interrupted(PlayedClock):
+        """A look at the clock takes 10 us, or 12 ms when the thread loses its turn before it."""
+
+        loses_its_turn = False
+
+        def now_ns(self):
+            self._now_ns += 12_000_000 if self.loses_its_turn else 10_000
+            self.loses_its_turn = False
+            return self._now_ns
+
+    clock = Interrupted(tree.play, 2.0)
+    meter = open_meter("hwmon", root=tmp_path, clock=clock)
+    reads, ask = [], meter.read
+
+    def read():
+        reads.append(clock._now_ns)
+        clock.loses_its_turn = len(reads) in (10, 11, 50, 80)
+        return ask()
+
+    meter.read = read
+    meter.start()
+    assert clock.finished.wait(60)
+    trace = meter.stop()
+    assert len(reads) == len(trace.t_ns) + 4
+    assert np.abs(trace.t_ns[:, None] - np.array(reads)[None]).min(axis=1).max() <= 10_000, "a time is not that of a reading"
+
+
+def test_a_phone_whose_files_are_closed_to_us(open_root):
+    tree = AndroidTree(open_root, CURVES["constant"])
+    if os.getuid() != 0:
+        pytest.skip("files of root need root")
+    tree.battery.parent.chmod(0o700)
+    reason = in_child_as_nobody(open_root, "print(METERS.get('android').available(Path(sys.argv[1])))")
+    assert reason == "/sys/class/power_supply may not be read by this user"
+
+
+def test_auto_tries_the_boards_own_meters_first(tmp_path):
+    Ina238Tree(tmp_path, CURVES["constant"])
+    assert open_meter("auto:hwmon,ina3221", root=tmp_path).name == "ina3221"
+
+
+@given(st.lists(st.floats(0, 400), min_size=1, max_size=60), st.floats(0, 0.999), st.floats(500, 300_000))
+def test_counter_is_the_running_sum_however_often_it_wraps(steps, start, wraps_at):
+    counter, at, total = Unwrapped("the counter", wraps_at), start * wraps_at, 0.0
+    assert counter.add(0, at) == 0
+    for n, step in enumerate(steps, 1):
+        at, total = (at + step) % wraps_at, total + step
+        assert counter.add(n * 240_000_000, at) == pytest.approx(total, abs=1e-6)
 
 
 def test_counter_by_hand():

@@ -123,8 +123,13 @@ def _lost_coulombs(charge: Array) -> float | None:
 
 def _battery(root: Path) -> tuple[Path | None, str]:
     """The battery's folder, and why it cannot be used (empty if it can)."""
-    supplies = sorted((root / _CLASS).glob("*"), key=natural)
-    batteries = [s for s in supplies if text(s / "type") == "Battery" and text(s / "scope") != "Device"]
+    try:
+        supplies = sorted((root / _CLASS).iterdir(), key=natural)
+    except PermissionError:
+        return None, f"/{_CLASS} may not be read by this user"
+    except OSError:
+        supplies = []
+    batteries = [s for s in supplies if "Battery" in (text(s / "type"), s.name.title()) and text(s / "scope") != "Device"]
     if not batteries:
         return None, f"no battery in /{_CLASS}"
     usable = [battery for battery in batteries if (battery / "current_now").exists() and (battery / "voltage_now").exists()]

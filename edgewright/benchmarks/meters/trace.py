@@ -22,7 +22,8 @@ _COMMENTS = ("#", "//", "%")
 _SETTLE_S = 5.0
 _POLL_NS = 20_000_000
 _GAP_STEPS, LEAST_GAP_NS = 10, 1_000_000
-_REGULAR = 0.9
+_REGULAR, _JITTER = 0.9, 0.25
+"""A steady pace: so many of the readings come within so much of a period."""
 
 
 @METERS.register("trace")
@@ -261,6 +262,7 @@ def regular_steps(t_ns: np.ndarray[Any, Any]) -> tuple[int, int]:
     steps = np.diff(t_ns)
     usual = int(np.median(steps))
     lacking = np.rint(steps / usual) - 1
-    if np.mean(np.abs(steps / usual - np.rint(steps / usual)) < 0.5) < _REGULAR or np.mean(lacking == 0) < _REGULAR / 2:
+    on_time = np.abs(steps / usual - lacking - 1) < _JITTER
+    if np.mean(on_time) < _REGULAR or np.mean(lacking == 0) < _REGULAR / 2:
         return 0, 0
     return usual, int(lacking.clip(0).sum())
