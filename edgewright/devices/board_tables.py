@@ -138,8 +138,8 @@ def _print_probe(found: Mapping[str, Any]) -> None:
     console.print()
     table = _table("meter", "can be read")
     for meter in found["meters"]:
-        good = "with --meter: it stands beside the board" if meter["external"] else "yes"
-        table.add_row(_plain(meter["name"]), good if meter["available"] else _plain(f"no: {meter['why']}"))
+        told = "yes" if meter["available"] else f"no: {meter['why']}"
+        table.add_row(_plain(meter["name"]), "stands beside the board: --meter names it" if meter["external"] else _plain(told))
     console.print(table)
 
 

@@ -243,7 +243,11 @@ def _look(visit: _Visit, found: dict[str, Check], wait_s: float, on_wait: Callab
             found["lock"] = Check("lock", "missing", held.message, held.hint, needed=True)
             busy = isinstance(held, DeviceBusyError)
             return "the board is in use, and what runs there must not be disturbed" if busy else "the board could not be locked"
-        found["lock"] = Check("lock", "ok", "no other run holds it", needed=True)
+        if "stdin" in visit.transport.caps:
+            found["lock"] = Check("lock", "ok", "no other run holds it", needed=True)
+        else:
+            reason = f"the transport '{board.transport}' cannot hold a lock: another run may disturb this one"
+            found["lock"] = Check("lock", "warning", reason, "see to it that nobody else uses the board", needed=True)
         _look_for_libraries(visit, facts, found)
     return ""
 

@@ -250,7 +250,7 @@ def test_probe_brings_the_runtime_and_tells_what_the_board_has(here, home):
     assert code == 0
     assert re.search(rf"^python +{platform.python_version()} .*NumPy {found['numpy']}", out, re.M)
     assert re.search(rf"^litert +{re.escape(found['engines']['litert'])}", out, re.M)
-    assert re.search(r"^trace +with --meter", out, re.M)
+    assert re.search(r"^trace +stands beside the board", out, re.M)
     meters = next(check for check in ask(here, "doctor", "bench")["checks"] if check["name"] == "meters")
     assert meters["state"] in ("ok", "warning"), "with the runtime there, meters are asked"
 

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ssh_server import SSHD, SshServer, free_port
+from arm_root import ArmRootMissing, arm_root
+from ssh_server import free_port
 
 from edgewright.devices import checks, doctor
 from edgewright.devices.boards import Board, find_board, read_board
 from edgewright.devices.device import open_device
-from edgewright.devices.doctor import CHECKS, NEEDED, examine, is_ready
+from edgewright.devices.doctor import CHECKS, NEEDED, examine, is_ready, probe
 from edgewright.devices.transport import TRANSPORTS
 from edgewright.devices.transports.local import LocalTransport
 from edgewright.errors import DeviceError, UsageError
@@ -466,26 +467,62 @@ def test_ssh_says_why_it_does_not_get_there(home, address, words):
     assert found["reachable"].state == "missing" and words in found["reachable"].reason and found["reachable"].todo
 
 
-@pytest.mark.skipif(SSHD is None, reason="no sshd here")
-def test_a_board_over_ssh(home, place):
-    with_options = {"identity_file": str(place / "ssh" / "user_key"), "known_hosts": str(place / "ssh" / "known_hosts")}
-    server = SshServer(place / "ssh")
-    board = Board("lab", "A board", platform.machine(), "ssh", server.address, sys.executable, options=with_options)
-    server.start()
+def ssh_board_of(server):
+    options = {"identity_file": str(server.key), "known_hosts": str(server.known_hosts)}
+    return Board("lab", "A board", "", "ssh", server.address, sys.executable, options=options)
+
+
+def test_a_board_over_ssh(home, new_sshd):
+    server = new_sshd()
+    board = ssh_board_of(server)
+    found = by_name(examine(board))
+    assert is_ready(tuple(found.values())), found
+    assert found["reachable"].reason.startswith(f"ssh to {server.address}, in ")
+    assert found["space"].reason.partition(" free for ")[2].startswith(f"{server.home}/.edgewright")
+    server.known_hosts.write_text("")
+    unknown = by_name(examine(board))["reachable"]
+    assert unknown.state == "missing" and "host key" in unknown.reason and unknown.todo
+    server.remember()
+    (server.folder / "authorized_keys").write_text("")
+    refused = by_name(examine(board))["reachable"]
+    assert refused.state == "missing" and "key" in refused.reason and "ssh-copy-id" in refused.todo
+
+
+@pytest.mark.slow
+def test_an_arm_board_over_ssh_before_and_after_it_is_given_what_it_lacks(home, new_sshd):
     try:
-        found = by_name(examine(board))
-        assert is_ready(tuple(found.values())), found
-        assert found["reachable"].reason.startswith(f"ssh to {server.address}, in ")
-        assert found["space"].reason.partition(" free for ")[2].startswith(f"{server.home}/.edgewright")
-        (server.folder / "known_hosts").write_text("")
-        unknown = by_name(examine(board))["reachable"]
-        assert unknown.state == "missing" and "host key" in unknown.reason and unknown.todo
-        server.remember()
-        (server.folder / "authorized_keys").write_text("")
-        refused = by_name(examine(board))["reachable"]
-        assert refused.state == "missing" and "key" in refused.reason and "ssh-copy-id" in refused.todo
-    finally:
-        server.stop()
+        arm = arm_root()
+    except ArmRootMissing as error:
+        pytest.skip(str(error))
+    board = replace(ssh_board_of(new_sshd()), python=str(arm.python), engines=("litert",), architecture="armv7l")
+    found = by_name(examine(board))
+    assert found["architecture"].reason == "the board is aarch64, its profile says armv7l"
+    assert found["numpy"].state == found["engines"].state == "missing"
+    assert "--platform manylinux_2_27_aarch64" in found["numpy"].todo
+    with open_device(board, what="test") as device:
+        told = probe(device, arm.wheels, lambda share, text: None)
+    assert told["machine"]["model"] == "Raspberry Pi 4 Model B Rev 1.4"
+    assert told["engines"] == {"litert": "ai-edge-litert 2.3.0", "onnxruntime": None, "openvino": None}
+    found = by_name(examine(replace(board, architecture="aarch64")))
+    assert is_ready(tuple(found.values())), found
+    assert found["engines"].reason == "litert (ai-edge-litert 2.3.0)" and found["numpy"].state == "ok"
+    assert found["meters"].state in ("ok", "warning") and found["architecture"].state == "ok"
+
+
+def test_a_phone(home, new_adb):
+    board = new_adb().board()
+    assert is_ready(examine(board))
+    found = by_name(examine(replace(board, python="no-such-python")))
+    assert "Python for Android" in found["python"].todo and found["architecture"].reason == platform.machine()
+    locked = by_name(examine(new_adb("unauthorized").board()))["reachable"]
+    assert locked.state == "missing" and "unlock it" in locked.todo
+
+
+def test_a_way_that_cannot_hold_a_lock(board, monkeypatch):
+    Frail.left, Frail.begun = 10**6, 0
+    monkeypatch.setattr(Frail, "caps", frozenset({"kill"}))
+    found = by_name(examine(replace(board, transport="frail")))
+    assert found["lock"].state == "warning" and is_ready(tuple(found.values()))
 
 
 def test_unknown_boards_are_usage_errors(place):
