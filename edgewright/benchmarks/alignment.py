@@ -34,10 +34,7 @@ CLOCK_PPM = 100.0
 """How far two quartz clocks may run apart where one marker cannot tell: 50 ppm each."""
 
 LEAST_PEAK = 0.6
-"""The least correlation that counts as found.
-
-Noise that lasts as long as chips do has as many independent values as the code has chips: 31, so correlations scatter by 0.18.
-"""
+"""The least correlation that counts as found; see `_needed_peak`."""
 
 CLEAR = 1.5
 """By what factor the best place must be better than the next best."""
@@ -274,7 +271,7 @@ def _coarse(
     near = int(np.ceil(chip / step))
     others = np.concatenate([found[: max(0, at - near)], found[at + near + 1 :]])
     runner_up = float(max(others.max(initial=0.0), 0.0))
-    needed = _needed_peak(used)
+    needed = _needed_peak(used, markers)
     if peak < needed or peak < CLEAR * runner_up:
         raise MeterError(
             f"the marker is not clear in the trace: the best correlation is {peak:.2f}, {needed:.2f} is needed; "
@@ -285,9 +282,14 @@ def _coarse(
     return rate, places, peak, runner_up
 
 
-def _needed_peak(readings: int) -> float:
-    """Correlations of independent noise scatter by 1 / sqrt(readings); five times that comes up once in a million places."""
-    return max(LEAST_PEAK, 5 / float(np.sqrt(readings)))
+def _needed_peak(readings: int, markers: Sequence[Marker]) -> float:
+    """What chance does not reach: correlations of n independent values scatter by 1 / sqrt(n).
+
+    Of noise each reading is one, and five times that comes up once in a million places. Of other jobs that come and go as slowly
+    as chips do, each chip is one; there the factor by which the best place stands out helps, and four and a half times is enough.
+    """
+    chips = sum(marker.end_ns - marker.begin_ns for marker in markers) / markers[0].chip_ns
+    return float(max(LEAST_PEAK, 5 / np.sqrt(readings), 4.5 / np.sqrt(chips)))
 
 
 def _template(markers: Sequence[Marker], step: float, rate: float) -> tuple[Array, Array]:
