@@ -190,7 +190,7 @@ def test_something_else_there(sshd, greeting):
         thread.start()
         board = ssh_board_of(sshd, connect_timeout_s="1")
         quiet = greeting is not None and not greeting.startswith(b"SSH")  # lines before SSH's own are allowed
-            match = "did not answer within 1 s" if quiet else "broke off while connecting|connection (reset|lost)"
+        match = "did not answer within 1 s" if quiet else "broke off while connecting|connection (reset|lost)"
         refused(dataclasses.replace(board, address=f"root@127.0.0.1:{port}"), match)
         thread.join()
         for client in clients:

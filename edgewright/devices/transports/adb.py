@@ -75,7 +75,7 @@ class AdbTransport(Transport):
             )
         host, port = options.get("server_host", ""), options.get("server_port", "")
         if port and not port.isdecimal():
-            raise DeviceError(f"options.server_port of {self.where} is '{port}', no port number")
+            raise DeviceError(f"options.server_port of {self.where} is '{port}', no port number", hint="correct its profile")
         self._client = (program, *(("-H", host) if host else ()), *(("-P", port) if port else ()))
         self._stall_s = self.number("stall_s", 30.0)
         if not host:
