@@ -31,24 +31,26 @@ def profile(session: Session, feeds: Mapping[str, Array], runs: int) -> dict[str
         runs: inferences of each kind, at least 1.
 
     Returns:
-        JSON values. `runs`; `values`, how many times each op has (one per run, or one per block of runs where the engine
-        tells means); `total_ms`, the median inference without a profiler; `ops_ms`, the median of the op times' sums;
-        `ops`, in the order in which they ran, each with `name`, `op`, `device`, `kind` (the kernel, if told), `ms` (median),
-        `share` (median over runs of its part of the run's op times), `low` and `high` (a distribution-free 95 % interval of
-        that median); `unattributed_share`, the part of `total_ms` that `ops_ms` does not explain, 0 if it explains all;
-        `coverage` of the intervals; `source`; `step_us`, the profiler's step, below which an op's time reads 0; `warnings`.
+        JSON values. `runs`; `total_ms`, the median inference without a profiler, half of them taken before and half after the
+        profile; `ops_ms`, the median of the op times' sums; `ops`, in the order in which they ran, each with `name`, `op`,
+        `device`, `kind` (the kernel, if told), `ms` (median), `share` (median over runs of its part of the run's op times),
+        `low` and `high` (a distribution-free 95 % interval of that median); `unattributed_share`, the part of `total_ms` that
+        `ops_ms` does not explain, 0 if it explains all; `coverage` of the intervals; `source`; `step_us`, the profiler's step,
+        below which an op's time reads 0; `warnings`.
 
     Raises:
         UnsupportedError: the engine has no profiler that is known; the message says which is needed.
         EdgewrightError: what `Session.run` raises.
     """
-    total_ns = _inference_ns(session, feeds, runs)
+    whole = _inferences_ns(session, feeds, (runs + 1) // 2)
     timed = session.profile(feeds, runs)
+    whole += _inferences_ns(session, feeds, runs // 2)
+    total_ns = max(1.0, float(np.median(whole)))
     times = np.array([op.times_ns for op in timed], np.float64) if timed else np.zeros((0, 1))
     sums = times.sum(axis=0)
     shares = np.divide(times, sums, out=np.zeros_like(times), where=sums > 0)
     low, high, coverage = _ranks(times.shape[1])
-    ordered = np.sort(shares, axis=1)
+    ordered = np.clip(np.sort(shares, axis=1), 0.0, 1.0)  # single times may be less than 0: see OpTime
     ops_ns = float(np.median(sums))
     ops = [
         {
@@ -56,8 +58,8 @@ def profile(session: Session, feeds: Mapping[str, Array], runs: int) -> dict[str
             "op": op.op,
             "device": op.device,
             "kind": op.kind,
-            "ms": float(np.median(times[at])) / 1e6,
-            "share": float(np.median(shares[at])),
+            "ms": max(0.0, float(np.median(times[at]))) / 1e6,
+            "share": float(np.median(ordered[at])),
             "low": float(ordered[at, low]),
             "high": float(ordered[at, high]),
         }
@@ -65,7 +67,6 @@ def profile(session: Session, feeds: Mapping[str, Array], runs: int) -> dict[str
     ]
     return {
         "runs": runs,
-        "values": int(times.shape[1]),
         "total_ms": total_ns / 1e6,
         "ops_ms": ops_ns / 1e6,
         "ops": ops,
@@ -77,15 +78,15 @@ def profile(session: Session, feeds: Mapping[str, Array], runs: int) -> dict[str
     }
 
 
-def _inference_ns(session: Session, feeds: Mapping[str, Array], runs: int) -> float:
-    """Median of inferences without a profiler."""
+def _inferences_ns(session: Session, feeds: Mapping[str, Array], runs: int) -> list[int]:
+    """Times of inferences without a profiler; one that is not timed comes first."""
     session.run(feeds)
-    taken = np.empty(runs)
-    for at in range(runs):
+    taken = []
+    for _ in range(runs):
         begun = time.perf_counter_ns()
         session.run(feeds)
-        taken[at] = time.perf_counter_ns() - begun
-    return max(1.0, float(np.median(taken)))
+        taken.append(time.perf_counter_ns() - begun)
+    return taken
 
 
 def _warnings(ops: Sequence[Mapping[str, Any]], ops_ns: float, total_ns: float) -> list[str]:
@@ -96,7 +97,7 @@ def _warnings(ops: Sequence[Mapping[str, Any]], ops_ns: float, total_ns: float) 
     if ops_ns > _TOO_MUCH * total_ns:
         found.append(
             f"op times add up to {ops_ns / total_ns:.1f} times an inference without a profiler: profiling costs time, most in "
-            "models of many small ops, loops or branches"
+            "models of many small ops, loops or branches, or something else ran meanwhile"
         )
     below = sum(op["ms"] == 0 for op in ops)
     if below:

@@ -70,8 +70,8 @@ class OpTime:
         name: as in `PlacedOp`; ops that the engine adds by itself (layout changes, copies) have the engine's name.
         op: as in `PlacedOp`, or the engine's word for an op of its own.
         device: as in `PlacedOp`.
-        times_ns: one value per run, or per block of runs where the engine tells means only; every op of a profile has
-            equally many, and their n-th values belong together.
+        times_ns: one value per run; every op of a profile has equally many, and their n-th values are of the same run. Where
+            the engine tells rounded means only (OpenVINO), a single value may be less than 0; their median is not off.
         kind: the kernel that ran, where the engine tells.
     """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from edgewright.artifact import TensorSpec
@@ -29,8 +31,12 @@ _NOT_COUNTED = ("Einsum", "ScaledDotProductAttention", "DeformableConvolution", 
 _RENAMED = "/Dequantization"
 """What the low-precision pass puts behind the name of an op that it changes: "MatMul_7/DequantizationMultiply"."""
 
-_WARMUP = 10
-_GROWTH = 1.4
+_WARMUP = 3
+_PER_MODEL = 22
+"""Inferences of one compiled model, after those of its warm-up."""
+
+_COMPILING_S = 10.0
+"""Seconds that compiling anew may take in all; a model that takes longer has more inferences on the same counters."""
 
 
 def name_anew(model: Any) -> None:
@@ -154,57 +160,63 @@ def _kernels(compiled: Any) -> dict[str, str]:
     return found
 
 
-def _block_ends(runs: int) -> list[int]:
-    """Counts of inferences at which counters are read, in order; the first ends the warm-up of 10 inferences or more."""
-    ends = [_WARMUP + runs]
-    while int(ends[-1] / _GROWTH) >= _WARMUP:
-        ends.append(int(ends[-1] / _GROWTH))
-    return [*reversed(ends)] if len(ends) > 1 else [_WARMUP, *ends]
-
-
 def _runs(node: Any) -> bool:
     """Whether a node of the execution graph computes."""
     info = node.get_rt_info()
     return "layerType" in info and info["layerType"].astype(str) not in ("Const", "Input", "Output")
 
 
-def op_times(model: Any, compiled: Any, feeds: Mapping[int, Any], runs: int) -> tuple[OpTime, ...]:
+def op_times(model: Any, compiled: Callable[[], Any], feeds: Callable[[Any], Mapping[int, Any]], runs: int) -> tuple[OpTime, ...]:
     """Times of all nodes that ran, in order.
 
-    OpenVINO tells each node's mean over all inferences so far, in whole microseconds. Differences of these between
-    growing counts of inferences give means of blocks: each block is at least 0.4 times as long as all before it together, so
-    that rounding costs at most 3.5 microseconds.
+    OpenVINO tells each node's mean over all inferences so far, rounded down to microseconds. The n-th time is what n times
+    the n-th mean has more than n - 1 times the one before: right on average, and off by up to n microseconds. So counters
+    begin anew after 25 inferences, in another compiled model; a single value may still be a little less than nothing.
 
     Args:
         model: as read from the file.
-        compiled: the same model, compiled with PERF_COUNT that nobody has run yet.
-        feeds: input tensors by position.
-        runs: inferences to time, after 10 that are not.
+        compiled: compiles the same model with PERF_COUNT.
+        feeds: gives input tensors by position for a compiled model.
+        runs: inferences to time; 3 come before those of each compiled model.
     """
-    device = ", ".join(str(name) for name in compiled.get_property("EXECUTION_DEVICES"))
     kinds = {str(node.get_friendly_name()): str(node.get_type_name()) for node in model.get_ordered_ops()}
+    times: list[list[int]] = []
+    rows: list[Any] = []
+    device, done, per_model = "", 0, _PER_MODEL
+    while done < runs:
+        begun = time.monotonic()
+        made = compiled()
+        compile_s = time.monotonic() - begun
+        if not times:
+            device = ", ".join(str(name) for name in made.get_property("EXECUTION_DEVICES"))
+            per_model = max(per_model, math.ceil(runs / max(1, _COMPILING_S // compile_s)))
+        count = min(runs - done, per_model)
+        found, rows, running = _counted(made, feeds(made), count)
+        times = [[*before, *new] for before, new in zip(times or [[]] * len(rows), found, strict=True)]
+        done += count
+    ops = []
+    for row, taken in zip(rows, times, strict=True):
+        name = str(row.node_name)
+        if name not in running and not str(row.status).endswith(".EXECUTED"):
+            continue
+        name = name if name in kinds else name.partition(_RENAMED)[0]
+        ops.append(OpTime(name, kinds.get(name, str(row.node_type)), device, tuple(taken), str(row.exec_type)))
+    return tuple(ops)
+
+
+def _counted(compiled: Any, feeds: Mapping[int, Any], runs: int) -> tuple[list[list[int]], list[Any], set[str]]:
+    """Nanoseconds of every node in some inferences of a model that nobody has run yet; its counters; names of nodes that run."""
     # What took less than a microsecond is told as not run: the execution graph shows what does run.
     running = {str(node.get_friendly_name()) for node in compiled.get_runtime_model().get_ordered_ops() if _runs(node)}
     request = compiled.create_infer_request()
     for at, tensor in feeds.items():
         request.set_input_tensor(at, tensor)
-    done = 0
-    totals: list[dict[int, float]] = []
+    totals: list[list[int]] = []
     rows: list[Any] = []
-    counts = _block_ends(runs)
-    for wanted in counts:
-        while done < wanted:
-            request.infer()
-            done += 1
-        rows = list(request.profiling_info)
-        totals.append({at: row.real_time.total_seconds() * 1e9 * done for at, row in enumerate(rows)})
-    found = []
-    for at, row in enumerate(rows):
-        if str(row.node_name) not in running and not str(row.status).endswith(".EXECUTED"):
-            continue
-        blocks = zip(zip(totals, counts, strict=True), zip(totals[1:], counts[1:], strict=True), strict=False)
-        times = tuple(max(0, round((after[at] - before[at]) / (end - begin))) for (before, begin), (after, end) in blocks)
-        name = str(row.node_name)
-        name = name if name in kinds else name.partition(_RENAMED)[0]
-        found.append(OpTime(name, kinds.get(name, str(row.node_type)), device, times, str(row.exec_type)))
-    return tuple(found)
+    for done in range(1, _WARMUP + runs + 1):
+        request.infer()
+        if done >= _WARMUP:
+            rows = list(request.profiling_info)
+            totals.append([round(row.real_time.total_seconds() * 1e6) * 1000 * done for row in rows])
+    steps = [[after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(totals)]
+    return [list(column) for column in zip(*steps, strict=True)], rows, running

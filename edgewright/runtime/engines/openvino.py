@@ -175,12 +175,17 @@ class OpenVinoSession(Session):
     def _profile(self, feeds: Mapping[str, Array], runs: int) -> tuple[OpTime, ...]:
         core = self._ov.Core()
         model = self._read(core)
-        compiled = core.compile_model(model, "CPU", {**self._config(), "PERF_COUNT": True})
-        tensors = {}
-        for at, spec in enumerate(self.inputs):
-            array = np.ascontiguousarray(feeds[spec.name])
-            tensors[at] = self._ov.Tensor(compiled.inputs[at].get_element_type(), self._ov.Shape(array.shape))
-            tensors[at].data[...] = array
+
+        def compiled() -> Any:
+            return core.compile_model(model, "CPU", {**self._config(), "PERF_COUNT": True})
+
+        def tensors(of: Any) -> dict[int, Any]:
+            found = {}
+            for at, spec in enumerate(self.inputs):
+                found[at] = self._ov.Tensor(of.inputs[at].get_element_type(), self._ov.Shape(feeds[spec.name].shape))
+                found[at].data[...] = feeds[spec.name]
+            return found
+
         return op_times(model, compiled, tensors, runs)
 
     def _hint(self, text: str) -> str:
