@@ -209,7 +209,7 @@ def align_by_markers(
         error = errors[0] + CLOCK_PPM * 1e-6 * apart
         return Alignment(round(offsets[0]), centres[0], 1.0, int(np.ceil(error)), CLOCK_PPM * 1e-6, peak, runner_up, "marker")
     apart = centres[-1] - centres[0]
-    rate = 1 + (offsets[-1] - offsets[0]) / apart
+    rate = float(1 + (offsets[-1] - offsets[0]) / apart)
     at = (centres[0] + centres[-1]) // 2
     offset = (offsets[0] + offsets[-1]) / 2
     rate_error = float(np.hypot(errors[0], errors[-1])) / apart

@@ -2,10 +2,14 @@
 
 import gc
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -573,3 +577,47 @@ def test_a_real_meter_reads_while_a_real_function_works(tmp_path):
     assert (found["meter"], found["scope"], found["origin"]) == ("rapl", "package-0", "measured")
     assert found["baseline_watts"] == pytest.approx(5.0, rel=0.1)
     assert found["rate_hz"] > 20
+
+
+RECORDER = """
+import sys, time
+schedstat, out = sys.argv[1:]
+def used_s():
+    with open(schedstat) as file:
+        return int(file.read().split()[0]) / 1e9
+with open(out, "w") as file:
+    file.write("t_s,watts\\n")
+    last, cpu = time.monotonic(), used_s()
+    while True:
+        file.flush()
+        time.sleep(max(0.0, last + 0.01 - time.monotonic()))
+        now, then = time.monotonic(), used_s()
+        watts = 2.0 + 3.0 * (then - cpu) / (now - last)
+        file.write(f"{1000 + 1.0003 * (last + now) / 2:.9f},{watts:.9f}\\n")
+        last, cpu = now, then
+"""
+"""An instrument of another process, whose clock is fast and begins elsewhere: 2 W, and 3 W more per second of processor time."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count processor time in nanoseconds")
+def test_a_file_that_an_instrument_writes_meanwhile_is_placed_by_markers(tmp_path):
+    out, spent = tmp_path / "power.csv", []
+
+    def run():
+        began, cpu = time.monotonic(), time.thread_time()
+        while time.monotonic() < began + 0.01:
+            sum(range(200))
+        spent.append(time.thread_time() - cpu)
+
+    task = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/schedstat"
+    with subprocess.Popen([sys.executable, "-c", RECORDER, task, str(out)]) as recorder:
+        try:
+            while not out.exists() or out.stat().st_size < 100:
+                time.sleep(0.01)
+            found = measure_energy(run, meter=f"trace:{out}", latency_s=0.01, energy_s=4.0, baseline_s=1.0, windows=4)
+        finally:
+            recorder.kill()
+    assert "why_absent" not in found, found
+    assert found["alignment"]["method"] == "marker" and found["alignment"]["peak"] > 0.6
+    assert found["mj_per_inference"] == pytest.approx(1e3 * 3.0 * np.mean(spent), rel=0.1)
+    assert (found["meter"], found["origin"]) == ("trace", "measured")
