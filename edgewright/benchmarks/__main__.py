@@ -74,10 +74,13 @@ def _meters(args: argparse.Namespace) -> dict[str, Any]:
     return {"schema": 1, "root": args.meter_root, "meters": found}
 
 
+_CAN_BE_READ = {False: "can be read", True: "can be read when its file or port is named"}
+
+
 def _as_text(data: Mapping[str, Any]) -> list[str]:
     """The figures that a person looks for, as lines "name: value"."""
     if "meters" in data:
-        return [f"{meter['name']}: {meter['why'] or 'can be read'}" for meter in data["meters"]]
+        return [f"{meter['name']}: {meter['why'] or _CAN_BE_READ[meter['external']]}" for meter in data["meters"]]
     latencies = np.asarray(data["latencies_ns"])
     execution, energy, peak, arena = data["execution"], data["energy"], data["rss"]["peak_bytes"], data["arena_bytes"]
     quantiles = ", ".join(f"p{q:g} {np.percentile(latencies, q) / 1e6:.4f}" for q in (50, 90, 99, 99.9))
@@ -99,7 +102,7 @@ def _as_text(data: Mapping[str, Any]) -> list[str]:
     ]
     state = data["conditions"]
     lines += [f"throttled: {state['why']}"] if state["throttled"] else []
-    ops = data["profile"].get("ops", ())
+    ops = sorted(data["profile"].get("ops", ()), key=lambda op: -float(op["ms"]))[:10]
     lines += [f"op: {op['ms']:.4f} ms, {op['share']:.1%}, {op['op']}, {op['name']}" for op in ops]
     return lines
 

@@ -16,17 +16,29 @@ _ROWS = {
     "latency_p50": "latency p50",
     "latency_p90": "latency p90",
     "latency_p99": "latency p99",
+    "latency_p99.9": "latency p99.9",
     "latency_mean": "latency mean",
+    "latency_iqr": "middle half (p75 - p25)",
+    "latency_jitter": "jitter (p99 - p50)",
+    "latency_after_idle": "latency after idle",
     "inferences_per_second": "inferences per second",
     "load": "load",
     "first_inference": "first inference",
     "import": "import of the engine",
     "peak_rss": "peak memory",
     "model_rss": "memory of engine and model",
+    "arena_bytes": "arena",
+    "energy_per_inference": "energy per inference",
+    "energy_per_inference_gross": "the same with idle power",
+    "power_idle": "power, idle",
+    "power_active": "power, busy",
     "raw_bytes": "file",
     "deflated_bytes": "file, deflated",
 }
-"""Metrics in the order of the table, with what it calls them."""
+"""Metrics in the order of the table, with what it calls them; a row is there if the report has the metric."""
+
+_OPS = 10
+"""Ops in the table of a profile: those that take the longest."""
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"
@@ -55,13 +67,17 @@ def print_bench(report: Report) -> None:
         table.add_column(_threads(count), justify="right")
         table.add_column("interval", justify="right", style="dim")
     for name, title in _ROWS.items():
-        table.add_row(title, *_cells([_metric(report, name, subject) for subject in subjects]))
+        if metric := find_metric(report.metrics, name):
+            title += ", estimated" if metric.origin == "estimated" else ""
+            table.add_row(title, *_cells([_metric(report, name, subject) for subject in subjects]))
     console.print(table)
     console.print()
     for subject, count in zip(subjects, counts, strict=True):
         found = report.details[subject] if subject else report.details
         line = spark_line(found["histogram"], _ASCII if "utf" not in console.encoding.lower() else _BLOCKS)
         console.print(f"{_threads(count)}: {line}" if subject else line)
+        if "ops" in found["profile"]:
+            _print_profile(console, found["profile"], _threads(count) if subject else "")
     for note in _notes(report):
         console.print(note, style="dim")
     log = logging.getLogger("edgewright")
@@ -90,7 +106,89 @@ def _facts(report: Report) -> dict[str, str]:
         "machine": ", ".join(parts),
         "measured": f"{runs:,} inferences{batch} in {children}, {settings['duration_s']:g} s {each}"
         f"after {settings['warmup_s']:g} s of warm-up",
+        "placement": _placement(found[0]["placement"]),
+        "clocks and heat": _clocks([one for details in found for one in details["conditions"]]),
     }
+
+
+def _placement(placed: Mapping[str, Any]) -> str:
+    """Where the ops run, by device, or why that is not known."""
+    if "ops" not in placed:
+        return f"not known: {placed['why_absent']}"
+    parts = []
+    for device in placed["devices"]:
+        share = device["macs_share"]
+        macs = "" if share is None else f" with {share:.1%} of the multiply-adds"
+        parts.append(f"{device['ops']} of {placed['count']} ops{macs} on {device['device'] or 'a device that is not told'}")
+    return "; ".join(parts)
+
+
+def _clocks(found: Sequence[Mapping[str, Any]]) -> str:
+    """Governors, frequencies, temperatures and throttling over all processes, and what is not told."""
+    states = [one[when] for one in found for when in ("before", "after")]
+    parts, silent = [], []
+    governors = sorted({name for state in states for name in state["governor"].values()})
+    clocks = [at["cur"] / 1e9 for state in states for at in state["frequency_hz"].values() if "cur" in at]
+    heat = [degrees for state in states for degrees in state["temperature_c"].values()]
+    told = [one["throttled"] for one in found]
+    if governors:
+        parts.append(f"governor {', '.join(governors)}")
+    if clocks:
+        parts.append(f"{_span(min(clocks), max(clocks), 2)} GHz")
+    if heat:
+        parts.append(f"{_span(min(heat), max(heat), 1)} degrees C")
+    if True in told:
+        parts.append("THROTTLED")
+    elif False in told:
+        parts.append("not throttled")
+    for name, there in (
+        ("governor", governors),
+        ("frequency", clocks),
+        ("temperature", heat),
+        ("throttling", set(told) - {None}),
+    ):
+        silent += [] if there else [name]
+    return ", ".join(parts + ([f"not told here: {', '.join(silent)}"] if silent else []))
+
+
+def _span(low: float, high: float, places: int) -> str:
+    """Two ends, or one number where they look alike."""
+    first, last = f"{low:.{places}f}", f"{high:.{places}f}"
+    return first if first == last else f"{first} to {last}"
+
+
+def _short(name: str, most: int = 60) -> str:
+    """The end of an op's name, where names differ; of several names, as .tflite files join them, the first."""
+    first = name.partition(";")[0]
+    return first if len(first) <= most else f"...{first[3 - most :]}"
+
+
+def _print_profile(console: Any, profile: Mapping[str, Any], title: str) -> None:
+    """The ops that take the longest, with what the others take and what no op explains."""
+    from rich import box
+    from rich.table import Table
+
+    ops = sorted(profile["ops"], key=lambda op: -float(op["share"]))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(f"op, {title}" if title else "op", no_wrap=True)
+    for name in ("time", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("interval", justify="right", style="dim", no_wrap=True)
+    table.add_column("device", no_wrap=True)
+    table.add_column("name", overflow="fold")  # the one that gives way in a narrow terminal
+    show = _form(Metric("op", "ms", ops[0]["ms"] if ops else 0.0))
+    for op in ops[:_OPS]:
+        span = f"{op['low']:.1%} - {op['high']:.1%}"
+        table.add_row(
+            *map(_plain, (op["op"], show(op["ms"], True), f"{op['share']:.1%}", span, op["device"], _short(op["name"])))
+        )
+    if rest := ops[_OPS:]:
+        time, share = (sum(float(op[key]) for op in rest) for key in ("ms", "share"))
+        table.add_row(f"the other {len(rest)}", show(time, True), f"{share:.1%}")
+    console.print()
+    console.print(table)
+    left = f"; {profile['unattributed_share']:.1%} of an inference is in no op" if profile["unattributed_share"] else ""
+    console.print(f"ops: {_plain(profile['source'])}, {profile['runs']} runs{left}", style="dim")
 
 
 def _threads(count: int) -> str:
@@ -120,6 +218,11 @@ def _form(metric: Metric) -> Callable[[float, bool], str]:
     if metric.unit == "ms":
         factor, unit = (1000.0, "us") if value < 0.1 else (1.0, "ms") if value < 1000 else (0.001, "s")
         return lambda x, named: f"{_digits(x * factor)}{f' {unit}' if named else ''}"
+    if metric.unit == "mJ":
+        factor, unit = (1000.0, "uJ") if value < 0.1 else (1.0, "mJ") if value < 1000 else (0.001, "J")
+        return lambda x, named: f"{_digits(x * factor)}{f' {unit}' if named else ''}"
+    if metric.unit == "W":
+        return lambda x, named: f"{_digits(x)}{' W' if named else ''}"
     if metric.name in ("peak_rss", "model_rss"):
         return lambda x, named: f"{x / 2**20:.1f}{' MiB' if named else ''}"
     if metric.unit == "bytes":
@@ -131,8 +234,9 @@ def _digits(value: float) -> str:
     """Four digits that count, and no exponent."""
     if value == 0:
         return "0"
-    places = 3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0
-    return f"{value:,.{places}f}" if value >= 0.1 else f"{value:.4f}"
+    size = abs(value)
+    places = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return f"{value:,.{places}f}" if size >= 0.1 else f"{value:.4f}"
 
 
 def spark_line(histogram: Mapping[str, Any], blocks: str = _BLOCKS) -> str:
@@ -160,10 +264,15 @@ def _notes(report: Report) -> list[str]:
             names.setdefault(metric.interval, []).append(_ROWS[metric.name])
     found = []
     for interval, rows in names.items():
-        rows = list(dict.fromkeys(row.partition(" ")[0] if row.startswith("latency") else row for row in rows))
+        rows = list(dict.fromkeys(rows))
+        latencies = [row.removeprefix("latency ") for row in rows if row.startswith("latency ")]
+        rows = [*([f"latency {', '.join(latencies)}"] if latencies else []), *(r for r in rows if not r.startswith("latency "))]
         found.append(f"interval of {', '.join(rows)}: {interval}")
-    missing = {m.why_absent: None for m in report.metrics if m.why_absent}
-    return [*found, *(f"-: {why}" for why in missing)]
+    missing: dict[str, list[str]] = {}
+    for metric in report.metrics:
+        if metric.why_absent:
+            missing.setdefault(metric.why_absent, []).append(_ROWS.get(metric.name, metric.name))
+    return [*found, *(f"no {', '.join(dict.fromkeys(rows))}: {why}" for why, rows in missing.items())]
 
 
 def _plain(text: str) -> str:

@@ -15,6 +15,9 @@ Runs = Mapping[int, Sequence[Mapping[str, Any]]]
 WARMER_K = 10.0
 """By how much a zone may become warmer while a process runs."""
 
+_RESTED = 1.5
+"""How many times the steady p50 an inference after an idle gap may take."""
+
 _FOLLOWS_LOAD = frozenset("ondemand conservative schedutil interactive walt sugov_ext powersave".split())
 """cpufreq governors that choose the clock anew all the time, or keep it low."""
 
@@ -103,11 +106,18 @@ def warnings_of_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         found.append(
             f"the p99 of {p99:.4g} ms is {p99 / p50:.1f} times the p50 of {p50:.4g} ms: it counts where there is a deadline"
         )
+    gaps = [ns for run in runs for ns in run["after_idle_ns"]["latencies_ns"]]
+    if gaps and p50 and (rested := float(np.median(gaps)) / 1e6) > _RESTED * p50:
+        gap_ms = runs[0]["after_idle_ns"]["gap_ms"]
+        told = f"after {gap_ms:g} ms without work an inference takes {rested:.4g} ms, {rested / p50:.1f} times the steady p50"
+        found.append(f"{told}: count with that where inferences come one by one")
     if p50 < 0.002:
         found.append(
             f"an inference takes {p50 * 1e6:.0f} ns and the clock has steps of {clock} ns: small differences mean nothing"
         )
     if (least := min(map(len, latencies))) < 100:
         found.append(f"a process timed {least} inferences: its p99 is hardly more than its slowest one; raise --duration")
-    texts = [text for run in runs for text in run["energy"].get("warnings", ())]
-    return found + [f"energy: {text}" for text in dict.fromkeys(texts)]
+    for part in ("profile", "energy"):
+        texts = [text for run in runs for text in run[part].get("warnings", ())]
+        found += [f"{part}: {text}" for text in dict.fromkeys(texts)]
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,18 +172,19 @@ def _throttle(root: Path, absent: dict[str, str]) -> dict[str, Any]:
         found["cooling"] = cooling
     if not found:
         absent["throttle"] = (
-            "no Raspberry Pi firmware, no thermal_throttle counter, no cooling device that slows a processor down"
+            "no Raspberry Pi firmware, no thermal_throttle counter, no cooling device that slows a processor down "
+            f"(looked below {root / 'sys'})"
         )
     return found
 
 
-def _raspberry_pi(root: Path, run: Callable[..., Any] = subprocess.run) -> int | None:
+def _raspberry_pi(root: Path) -> int | None:
     """The firmware's throttle bits: from sysfs, else from `vcgencmd`; None where there is neither."""
     places = ("sys/devices/platform/soc*/*:firmware/get_throttled", "sys/devices/platform/*:firmware/get_throttled")
     text = next((text for place in places for file in _sorted(root, place) if (text := _text(file))), "")
     if not text and root == Path("/") and (program := shutil.which("vcgencmd")):
         try:
-            done = run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
+            done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
             text = done.stdout.strip().partition("=")[2] if done.returncode == 0 else ""
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -214,10 +214,6 @@ def _or_why(part: Callable[[], Any]) -> dict[str, Any]:
         raise
     except EdgewrightError as error:
         return {"why_absent": error.message}
-    except ImportError as error:  # TEMPORARY, while the modules are being written
-        if not (error.name or "").startswith("edgewright"):
-            raise
-        return {"why_absent": f"{error.name} is not there yet"}
 
 
 def _check(settings: Mapping[str, float]) -> None:

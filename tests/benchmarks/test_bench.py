@@ -43,6 +43,12 @@ def state(**changes: Any) -> dict[str, Any]:
     return {"governor": {}, "frequency_hz": {}, "temperature_c": {}, "throttle": {}, "absent": {}, **changes}
 
 
+def around(before: dict[str, Any] | None = None, after: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Conditions of a record."""
+    states = {"before": state(**(before or {})), "after": state(**(after or before or {}))}
+    return {**states, "throttled": None, "why": "", **changes}
+
+
 def run_of(latencies_ns: Any, **changes: Any) -> dict[str, Any]:
     """What `measure` would return."""
     return {
@@ -294,6 +300,9 @@ def test_several_thread_counts(file: Path) -> None:
     assert report.warnings == ("threads=10: 10 threads shared 2 cores",)
 
 
+AFTER_IDLE = {"gap_ms": 50, "latencies_ns": [2_500_000] * 20}
+WARM = {"temperature_c": {"thermal_zone0 soc": 45.0, "thermal_zone1 gpu": 40.0}}
+HOT = {"temperature_c": {"thermal_zone0 soc": 61.5, "thermal_zone1 gpu": 49.0}}
 BF16 = {"precision": "mixed", "detail": "nodes: 3 bf16, 1 float32", "device": "CPU", "kinds": ["bf16", "float32"]}
 
 
@@ -315,6 +324,28 @@ BF16 = {"precision": "mixed", "detail": "nodes: 3 bf16, 1 float32", "device": "C
         ([run_of(latencies(0), cpu_share=0.61)], "a process had a core for only 61% of the time"),
         ([run_of(latencies(0), cpu_share=0.61, threads=2)], ""),
         ([run_of(latencies(0, 60))], "a process timed 60 inferences"),
+        ([run_of(latencies(0), after_idle_ns=AFTER_IDLE)], "after 50 ms without work an inference takes 2.5 ms, 2.5 times"),
+        (
+            [run_of(latencies(0)), run_of(latencies(1), conditions=around(throttled=True, why="c0 in state 2"))],
+            "the machine was slowed down in 1 of 2 processes (c0 in state 2)",
+        ),
+        ([run_of(latencies(0), conditions=around(throttled=False))], ""),
+        ([run_of(latencies(0), conditions=around({"governor": {"policy0": "performance"}}))], ""),
+        (
+            [run_of(latencies(0), conditions=around({"governor": {"policy0": "schedutil"}}))],
+            "the governor is schedutil, which lets",
+        ),
+        ([run_of(latencies(0), conditions=around({"governor": {"p0": "powersave"}}))], "the governor is powersave, which keeps"),
+        (
+            [run_of(latencies(0), conditions=around({"frequency_hz": {"p0": {"max": 15 * 10**8, "hardware_max": 24 * 10**8}}}))],
+            "the clock of p0 is limited to 1.50 of 2.40 GHz",
+        ),
+        (
+            [run_of(latencies(0), conditions=around(WARM, HOT))],
+            "thermal_zone0 soc went from 45.0 to 61.5 degrees C (16.5 K) within one process",
+        ),
+        ([run_of(latencies(0), conditions=around(WARM, WARM))], ""),
+        ([run_of(latencies(0), energy={"why_absent": "", "warnings": ["a counter wrapped"]})] * 2, "energy: a counter wrapped"),
     ],
 )
 def test_warnings(runs: list[dict[str, Any]], said: str, file: Path) -> None:
@@ -335,11 +366,112 @@ def test_weights_beside_an_onnx_file_count(tmp_path: Path) -> None:
     assert (metric(report, "deflated_bytes").value or 0) > path.stat().st_size
 
 
+ENERGY = {
+    "meter": "rapl",
+    "scope": "package-0",
+    "origin": "measured",
+    "baseline_watts": 2.0,
+    "active_watts": 7.0,
+    "mj_per_inference": 5.0,
+    "low": 4.8,
+    "high": 5.2,
+    "interval": "95 % t, 5 degrees of freedom, 5 windows",
+    "mj_per_inference_gross": 7.0,
+    "inferences": 2000,
+    "windows": [[0, 10, 2000]],
+    "warnings": [],
+}
+
+
+def metered(**changes: Any) -> dict[str, Any]:
+    """A record of a process that a meter was asked for."""
+    run = run_of(latencies(0), energy={**ENERGY, **changes})
+    return {**run, "settings": {**run["settings"], "meter": "auto"}}
+
+
+def test_energy(file: Path) -> None:
+    """One process: its own interval. Several: Student's t over them, and never less than what single ones say."""
+    one = report_of(file, {1: [metered()]})
+    found = metric(one, "energy_per_inference")
+    assert (found.value, found.low, found.high, found.unit, found.samples) == (5.0, 4.8, 5.2, "mJ", 2000)
+    assert (found.origin, found.interval) == ("measured", ENERGY["interval"])
+    gross, idle, busy = (metric(one, name) for name in ("energy_per_inference_gross", "power_idle", "power_active"))
+    assert [(m.value, m.unit) for m in (gross, idle, busy)] == [(7.0, "mJ"), (2.0, "W"), (7.0, "W")]
+    values = [5.0, 5.4, 5.2]
+    found = metric(report_of(file, {1: [metered(mj_per_inference=v) for v in values]}), "energy_per_inference")
+    assert found.value == pytest.approx(5.2)
+    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((min(4.8, expected[0]), max(5.2, expected[1])), rel=1e-4)
+    assert found.interval == "95 % t over 3 processes, at least that of each"
+    found = metric(report_of(file, {1: [metered()] * 3}), "energy_per_inference")
+    assert (found.low, found.high) == pytest.approx((4.8, 5.2)), "equal by chance"
+    assert metric(report_of(file, {1: [metered(origin="estimated")]}), "energy_per_inference").origin == "estimated"
+
+
+def test_energy_that_there_is_not(file: Path) -> None:
+    run = metered()
+    none = report_of(file, {1: [{**run, "energy": {"why_absent": "no power meter on this machine"}}] * 3})
+    assert metric(none, "energy_per_inference").why_absent == "no power meter on this machine"
+    assert find_metric(none.metrics, "power_idle") is None
+    elsewhere = report_of(file, {1: [{**run, "energy": {"windows": [[0, 1, 2]], "baselines": []}}]})
+    assert "another machine reads the meter" in metric(elsewhere, "energy_per_inference").why_absent
+    assert find_metric(report_of(file, {1: [run_of(latencies(0))]}).metrics, "energy_per_inference") is None, "nobody asked"
+
+
+def test_after_idle(file: Path) -> None:
+    gaps = [[3_000_000 + 10_000 * k + 100_000 * n for k in range(20)] for n in range(3)]
+    runs = [run_of(latencies(n), after_idle_ns={"gap_ms": 100.0, "latencies_ns": gap}) for n, gap in enumerate(gaps)]
+    report = report_of(file, {1: runs})
+    found = metric(report, "latency_after_idle")
+    assert found.value == pytest.approx(np.mean([np.median(gap) for gap in gaps]) / 1e6)
+    assert found.samples == 60
+    assert report.details["after_idle"] == {
+        **{"gap_ms": 100.0, "runs": 60},
+        **{f"p{q}_ms": pytest.approx(np.percentile(np.concatenate(gaps), q) / 1e6) for q in (50, 90, 100)},
+    }
+    assert [p["after_idle_ms"] for p in report.details["processes"]] == pytest.approx([np.median(gap) / 1e6 for gap in gaps])
+
+
+def test_p999(file: Path) -> None:
+    series = [latencies(n, 12_000) for n in range(3)]
+    report = report_of(file, {1: [run_of(values) for values in series]})
+    each = [np.percentile(values, 99.9) / 1e6 for values in series]
+    found = metric(report, "latency_p99.9")
+    assert found.value == pytest.approx(np.mean(each))
+    assert found.interval == "95 % t over 3 processes, block bootstrap within"
+    assert [p["p999_ms"] for p in report.details["processes"]] == pytest.approx(each)
+    few = report_of(file, {1: [run_of(values[:999]) for values in series]})
+    assert metric(few, "latency_p99.9").value is None
+    assert [p["p999_ms"] for p in few.details["processes"]] == [None] * 3
+    assert "latency_p99.9" not in few.details["bootstrap"]["intervals_ms"]
+
+
+def test_the_bootstrap_says_what_it_is_worth(file: Path) -> None:
+    runs = [run_of(latencies(n, ms=1 + 0.02 * n)) for n in range(12)]
+    few, many = report_of(file, {1: runs[:3]}), report_of(file, {1: runs})
+    assert few.details["bootstrap"]["note"] == "too narrow: 3 processes are too few to be resampled"
+    assert many.details["bootstrap"]["note"] == ""
+    found = metric(many, "latency_p50")
+    assert found.interval == "95 % hierarchical bootstrap, 12 processes"
+    assert many.details["bootstrap"]["intervals_ms"]["latency_p50"] == pytest.approx([found.low, found.high])
+    wide, narrow = metric(few, "latency_p50"), few.details["bootstrap"]["intervals_ms"]["latency_p50"]
+    assert wide.low is not None
+    assert wide.high is not None
+    assert wide.high - wide.low > narrow[1] - narrow[0]
+    assert report_of(file, {1: runs[:3]}) == few, "the same measurements, the same report"
+
+
+def test_profile_is_that_of_the_median_process(file: Path) -> None:
+    profiles = [{"ops": [], "total_ms": total, "warnings": []} for total in (3.0, 1.0, 2.0)]
+    found = report_of(file, {1: [run_of(latencies(n), profile=p) for n, p in enumerate(profiles)]}).details["profile"]
+    assert (found["total_ms"], found["process"], found["processes"]) == (2.0, 3, 3)
+
+
 # ---- runs --------------------------------------------------------------------------------------------------------------
 
 
 def test_every_run_is_a_fresh_process(model: Path) -> None:
-    report = bench(model, threads=(1, 2), duration_s=0.01, repeats=2)
+    report = bench(model, threads=(1, 2), duration_s=0.01, repeats=2, idle_gaps=3, gap_ms=1)
     processes = [p for details in report.details.values() for p in details["processes"]]
     assert len({process["pid"] for process in processes} | {os.getpid()}) == 5
     assert sorted(process["order"] for process in processes) == [0, 1, 2, 3]
@@ -373,12 +505,20 @@ def test_files_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         seen.append((Path(path).stem, options["threads"], options["engine"], options["exact"]))
         assert (job, what, limits) == ("edgewright.benchmarks.latency:measure", f"measuring {Path(path).name}", Limits(7))
         assert options["max_runs"] == 40_000
+        assert (options["idle_gaps"], options["profile"], options["meter"]) == (7, True, "rapl")
         return run_of(latencies(len(seen)), threads=options["threads"], load_average=float(len(seen)))
 
     monkeypatch.setattr(module, "run", fake)
     targets = [BenchTarget(files[0]), BenchTarget(str(files[1]), "openvino", (1, 4, 1), True), BenchTarget(files[2])]
     reports = bench_many(
-        targets, duration_s=2, repeats=3, limits=Limits(7), progress=lambda share, text: shares.append((share, text))
+        targets,
+        duration_s=2,
+        repeats=3,
+        limits=Limits(7),
+        progress=lambda share, text: shares.append((share, text)),
+        idle_gaps=7,
+        profile=True,
+        meter="rapl",
     )
     assert seen == [("a", 1, None, False), ("b", 1, "openvino", True), ("b", 4, "openvino", True), ("c", 1, None, False)] * 3
     assert [Path(report.model["path"]).stem for report in reports] == ["a", "b", "c"]
@@ -449,7 +589,7 @@ def test_print(file: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.Lo
     assert "60,000 inferences in 3 processes" in text
     assert "█" in text
     assert "slower" in text
-    assert "95 % t over 3 processes" in text
+    assert "95 % t over 3 processes, block bootstrap within" in " ".join(text.split())
     assert caplog.messages == list(report.warnings)
     assert len(caplog.messages) == 2
 
@@ -460,10 +600,54 @@ def test_print_several(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "1 thread " in text
     assert "2 threads: " in text
-    assert "-: Plan 9 does not tell" in text
+    assert "no peak memory, memory of engine and model: Plan 9 does not tell" in text
     assert "inferences of batch 4 in 2 processes" in text
     rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
     assert rows["latency p50"][:2] == [f"{np.median(latencies(1, ms=2000)) / 1e9:.3f}", "s"]
+
+
+PROFILE = {
+    "runs": 40,
+    "total_ms": 1.3,
+    "ops": [
+        {"name": f"net/layer{n}/Relu;net/other", "op": "CONV_2D", "device": "CPU", "ms": n / 100}
+        | {"share": n / 78, "low": n / 79, "high": n / 77}
+        for n in range(1, 13)
+    ],
+    "unattributed_share": 0.4,
+    "source": "LiteRT's C profiler",
+    "warnings": [],
+}
+PLACEMENT = {
+    "ops": [],
+    "count": 12,
+    "devices": [
+        {"device": "CPU, XNNPACK delegate", "ops": 11, "macs": 990, "macs_share": 0.99},
+        {"device": "CPU, built-in kernels", "ops": 1, "macs": 10, "macs_share": 0.01},
+    ],
+}
+
+
+def test_print_all_there_is(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = {"governor": {"policy0": "performance"}, "frequency_hz": {"policy0": {"cur": 24 * 10**8}}, **WARM}
+    more = {"placement": PLACEMENT, "profile": PROFILE, "after_idle_ns": {"gap_ms": 100, "latencies_ns": [1_100_000] * 20}}
+    run = {**metered(), **more, "conditions": around(first, {**first, **WARM}, throttled=False)}
+    print_bench(report_of(file, {1: [run] * 3}))
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    rows = {line[:26].strip(): line[26:].split() for line in lines}
+    assert rows["latency after idle"][:2] == ["1.100", "ms"]
+    assert rows["jitter (p99 - p50)"][1] == "ms"
+    assert rows["arena"][:2] == ["4,096", "bytes"]
+    assert rows["energy per inference"] == ["5.000", "mJ", "4.800", "-", "5.200"]
+    assert rows["power, busy"] == ["7.000", "W"]
+    assert "11 of 12 ops with 99.0% of the multiply-adds on CPU, XNNPACK delegate; 1 of 12 ops with 1.0%" in text
+    assert "governor performance, 2.40 GHz, 40.0 to 45.0 degrees C, not throttled" in text
+    ops = [line.split() for line in lines if line.startswith("CONV_2D")]
+    assert [op[-1] for op in ops] == [f"net/layer{n}/Relu" for n in range(12, 2, -1)]
+    assert ops[0][1:4] == ["0.120", "ms", "15.4%"]
+    assert [line.split() for line in lines if line.startswith("the other")] == [["the", "other", "2", "0.0300", "ms", "3.8%"]]
+    assert "LiteRT's C profiler, 40 runs; 40.0% of an inference is in no op" in text
 
 
 def test_spark_line() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from edgewright.artifact import TensorSpec
 from edgewright.benchmarks import latency, memory
 from edgewright.benchmarks.__main__ import main
 from edgewright.benchmarks.latency import measure
+from edgewright.benchmarks.power import METERS
 from edgewright.errors import EdgewrightError, EngineError, PluginError, UsageError
 from edgewright.runtime import ENGINES
 from edgewright.runtime.machine import fingerprint, machine
@@ -347,6 +349,62 @@ def test_clock() -> None:
     assert 0 < latency._clock_ns() <= 10**6
 
 
+def test_clocks_and_heat(file: str, fake: type[FakeSession], tmp_path: Path) -> None:
+    """Read below the root that is given, before the warm-up and right after the timed inferences."""
+    zone, policy = tmp_path / "sys/class/thermal/thermal_zone0", tmp_path / "sys/devices/system/cpu/cpufreq/policy0"
+    count = tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
+    for path, text in (
+        (zone / "type", "soc"),
+        (zone / "temp", "40000"),
+        (policy / "scaling_governor", "performance"),
+        (count, "4"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    fake.on_run = staticmethod(
+        lambda number: ((zone / "temp").write_text("71000"), count.write_text("6")) if number == 8 else None
+    )
+    found = measure(file, engine="fake", **QUICK, meter_root=str(tmp_path))["conditions"]
+    assert found["before"]["temperature_c"] == {"thermal_zone0 soc": 40.0}
+    assert found["after"]["temperature_c"] == {"thermal_zone0 soc": 71.0}
+    assert found["after"]["governor"] == {"policy0": "performance"}
+    assert (found["throttled"], found["why"]) == (True, "2 throttle events of a core")
+
+
+def test_placement_profile_and_arena(tmp_path: Path) -> None:
+    """What the engine tells of itself is in the record, and only the reason where it does not."""
+    pytest.importorskip("openvino")
+    path = plus_one_openvino(tmp_path / "m.xml")
+    found = measure(str(path), **QUICK, profile=True)
+    assert found["placement"]["count"] >= 1
+    assert found["profile"]["runs"] >= 10
+    assert "Add" in {op["op"] for op in found["profile"]["ops"]}
+    assert (found["arena_bytes"] is None) == bool(found["arena_why_absent"])
+    plain = measure(str(path), **QUICK)
+    assert plain["profile"] == {"why_absent": "no profile was asked for (--profile)"}
+
+
+def test_an_engine_that_tells_nothing(file: str, fake: type[FakeSession]) -> None:
+    found = measure(file, engine="fake", **QUICK, profile=True)
+    assert found["arena_bytes"] is None
+    assert found["arena_why_absent"]
+    assert list(found["placement"]) == list(found["profile"]) == ["why_absent"]
+
+
+def test_energy(file: str, fake: type[FakeSession], tmp_path: Path) -> None:
+    """No meter: the reason. A meter that somebody else reads: when what ran."""
+    fake.on_run = staticmethod(lambda number: time.sleep(0.001))
+    options = {**QUICK, "meter_root": str(tmp_path), "energy_s": 0.1, "baseline_s": 0.1}
+    absent = measure(file, engine="fake", **{**options, "meter": "auto"})["energy"]
+    assert "no power meter" in absent["why_absent"]
+    assert "rapl" in absent["why_absent"]
+    found = measure(file, engine="fake", **{**options, "meter": "external"})["energy"]
+    assert [len(found["windows"]), len(found["baselines"]), found["marker"]] == [5, 2, None]
+    assert all(20 * MS * 0.9 <= end - begin and count >= 3 for begin, end, count in found["windows"])
+    with pytest.raises(PluginError, match="there is no meter 'watt'"):
+        measure(file, engine="fake", **{**options, "meter": "watt"})
+
+
 # ---- python -m edgewright.benchmarks -----------------------------------------------------------------------------------
 
 BLOCKED = """
@@ -412,6 +470,26 @@ def test_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["engine", "import", "load", "first inference", "latency", "after idle", "peak memory", "arena", "energy"]
     assert [name for name, _, _ in lines] == names
     assert lines[-1][2] == "not measured: no meter was asked for (--meter none)"
+
+
+def test_meters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every meter is listed, with the reason where it cannot be read; a recorded RAPL zone can."""
+    zone = tmp_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("energy_uj", "1000"), ("max_energy_range_uj", "262143328850")):
+        (zone / name).write_text(text)
+    assert main(["meters", "--json", "--meter-root", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    meters = {meter["name"]: meter for meter in found["meters"]}
+    assert list(meters) == METERS.names()
+    assert meters["rapl"] == {"name": "rapl", "available": True, "why": "", "external": False}
+    assert not meters["ina3221"]["available"]
+    assert "ina3221" in meters["ina3221"]["why"]
+    assert meters["trace"]["external"]
+    assert main(["meters", "--meter-root", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "rapl: can be read" in lines
+    assert "trace: can be read when its file or port is named" in lines
 
 
 def test_errors_have_a_hint_and_no_traceback(tmp_path: Path) -> None:
