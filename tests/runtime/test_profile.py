@@ -1,6 +1,7 @@
 """Times of single ops: names, order, kernels, and what happens where there is no profiler."""
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -89,26 +90,54 @@ class TestLiteRt:
         with pytest.raises(UnsupportedError, match="lacks LiteRtCreateEnvironment, "):
             _litert_profiler._Model(Path("m.tflite"), {}, 1)
 
-    @pytest.mark.parametrize("job", ["segfault", "abort"])
-    def test_a_crash_ends_the_child_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
-        crash = tmp_path / "crash_jobs.py"
-        crash.write_text(
-            "import ctypes, os\ndef segfault(**arguments):\n    ctypes.string_at(0)\ndef abort(**arguments):\n    os.abort()\n",
+    @pytest.mark.parametrize("startable", [True, False], ids=["worker", "copy"])
+    @pytest.mark.parametrize(
+        ("job", "said"),
+        [
+            ("segfault", r"profiler failed: profiling m\.tflite crashed \(SIGSEGV"),
+            ("abort", r"profiler failed: profiling m\.tflite crashed \(SIGABRT"),
+            ("leave", r"profiler failed: profiling m\.tflite ended without an answer \(exit code 7"),
+            ("fail", r"profiler failed: profiling m\.tflite failed: ValueError: what"),
+            ("refuse", r"^no such thing$"),
+        ],
+    )
+    def test_a_crash_ends_the_child_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, said: str, startable: bool
+    ) -> None:
+        """Once in a worker, once where Python cannot start itself, as under an emulator."""
+        (tmp_path / "crash_jobs.py").write_text(
+            "import ctypes, os\n"
+            "from edgewright.errors import UnsupportedError\n"
+            "def segfault(**arguments):\n    ctypes.string_at(0)\n"
+            "def abort(**arguments):\n    os.abort()\n"
+            "def leave(**arguments):\n    os._exit(7)\n"
+            "def fail(**arguments):\n    raise ValueError('what')\n"
+            "def refuse(**arguments):\n    raise UnsupportedError('no such thing')\n",
             encoding="utf-8",
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(_litert_times, "_JOB", f"crash_jobs:{job}")
+        if not startable:
+            monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
         feeds = {"x": np.zeros((1, 8, 8, 4), np.int16)}
         with open_session(placed_models.int16(tmp_path / "m.tflite")) as session:
-            with pytest.raises(UnsupportedError, match=r"profiler failed: .*crashed \((SIGSEGV|SIGABRT)"):
+            with pytest.raises(UnsupportedError) as caught:
                 session.profile(feeds, 2)
+            assert re.search(said, caught.value.message)
             session.run(feeds)
 
-    def test_no_process_can_be_started(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_where_python_cannot_start_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
-        with open_session(placed_models.int16(tmp_path / "m.tflite")) as session:
-            with pytest.raises(UnsupportedError, match=r"process of its own, and .*gone cannot be started"):
-                session.profile({"x": np.zeros((1, 8, 8, 4), np.int16)}, 2)
+        with open_session(placed_models.dynamic(tmp_path / "m.tflite")) as session:
+            ops = session.profile({"x": np.ones((1, 32, 32, 8), np.float32)}, 2)
+            assert [op.name for op in ops] == ["first", "depthwise", "pointwise"]
+            monkeypatch.setattr("edgewright.runtime.engines._own_process._TIMEOUT_S", 0.0)
+            with pytest.raises(UnsupportedError, match="took longer than the limit"):
+                session.profile({"x": np.ones((1, 32, 32, 8), np.float32)}, 100_000)
+            monkeypatch.delattr("os.fork")
+            with pytest.raises(UnsupportedError, match=r"needs a process of its own, and .*gone cannot be started"):
+                session.profile({"x": np.ones((1, 32, 32, 8), np.float32)}, 2)
 
 
 class TestMatching:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from edgewright import worker
 from edgewright.errors import UnsupportedError, WorkerError
 from edgewright.runtime.engines._litert_ops import BUILT_IN, DELEGATED
 from edgewright.runtime.engines._litert_profiler import SUBGRAPH_MAIN, TAKEN, library
+from edgewright.runtime.engines._own_process import in_own_process
 from edgewright.runtime.placed import OpTime, PlacedOp
 
 __all__ = ["match", "op_times"]
 
 _JOB = "edgewright.runtime.engines._litert_profiler:events_of"
-_TIMEOUT_S = 300.0
 
 _SAME = {
     "convolution": ("CONV_2D", "DEPTHWISE_CONV_2D"),
@@ -77,40 +74,17 @@ def op_times(
         UnsupportedError: the installed LiteRT has no profiler that is known, or it failed.
     """
     library()  # refuses before a process is started
-    _need_processes()
     with tempfile.TemporaryDirectory(prefix="edgewright-profile-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "feeds.npz"
         with file.open("wb") as handle:
             np.savez(handle, allow_pickle=False, **feeds)
+        arguments = {"path": str(path.absolute()), "feeds": str(file), "threads": threads, "runs": runs}
         try:
-            found = worker.run(
-                _JOB,
-                what=f"profiling {path.name}",
-                limits=worker.Limits(timeout_s=_TIMEOUT_S),
-                path=str(path.absolute()),
-                feeds=str(file),
-                threads=threads,
-                runs=runs,
-            )
+            found = in_own_process(_JOB, f"profiling {path.name}", Path(folder) / "answer.json", arguments)
         except WorkerError as error:
             raise UnsupportedError(f"LiteRT's profiler failed: {error.message}", error.hint) from error
     events = [event for event in found["events"] if event["subgraph"] == SUBGRAPH_MAIN]
     return tuple(_timed(events, ops, regions))
-
-
-def _need_processes() -> None:
-    """Refuse where this Python cannot start itself again, as under an emulator.
-
-    Raises:
-        UnsupportedError: it cannot.
-    """
-    try:
-        done = subprocess.run([sys.executable, "-c", ""], capture_output=True, timeout=_TIMEOUT_S, check=False)
-        why = f"it ended with code {done.returncode}" if done.returncode else ""
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        why = str(error)
-    if why:
-        raise UnsupportedError(f"LiteRT's profiler needs a process of its own, and {sys.executable} cannot be started: {why}")
 
 
 def _timed(events: Sequence[Mapping[str, Any]], ops: Sequence[PlacedOp], regions: Sequence[set[int]]) -> list[OpTime]:
