@@ -39,9 +39,9 @@ GATE_PROCESSES = 15
 """Processes of each file that a gate of 5 % needs.
 
 Simulated, 500 comparisons each, processes log-normal around their file's latency: with a standard deviation of 2 to 4 % 10
-processes caught a slowdown of 10 % in 99.6 to 100 %; where every tenth process was disturbed as well (1.1 to 2.5 times slower) 10
-caught 86 to 93 %, 15 caught 97 to 98 %, with at most 0.6 % of false alarms. Drawn from 47 real processes of an int8 MobileNetV2 on
-a machine where others worked (p50 with 1.2 to 2.7 % of deviation) 15 raised no alarm in 600 and caught all of 600."""
+processes caught a slowdown of 10 % in 99.6 to 100 %; where every tenth process was disturbed as well (1.1 to 2.5 times slower)
+10 caught 86 to 93 %, 15 caught 97 to 98 %, with at most 0.6 % of false alarms. Drawn from 47 real processes of MobileNetV2 in
+int8 on a machine where others worked (p50 with 1.2 to 2.7 % of deviation) 15 raised no alarm in 600 and caught all of 600."""
 
 _RANKED = 5
 """Processes of each side from which on ranks are used; below, an interval from ranks is wide or does not exist."""

@@ -182,7 +182,7 @@ class History:
         try:
             with self._guarded():
                 self._file.execute("PRAGMA foreign_keys = ON")
-                self._file.execute("PRAGMA journal_mode = WAL")
+                self._keep_a_log()
                 self._migrate()
         except BaseException:
             self._file.close()
@@ -214,6 +214,21 @@ class History:
         except OSError as error:
             hint = "check its rights, or name another folder in XDG_DATA_HOME"
             raise EdgewrightError(f"the history {self.path} cannot be used: {error.strerror}", hint=hint) from error
+
+    def _keep_a_log(self) -> None:
+        """Write ahead into a log, so that readers and a writer do not wait for each other; the file remembers it.
+
+        SQLite does not wait for others here as it does everywhere else.
+        """
+        last = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._file.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > last:
+                    raise
+                time.sleep(0.02)
 
     def _version(self) -> int:
         return int(self._file.execute("PRAGMA user_version").fetchone()[0])
