@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,17 @@ from edgewright.errors import UsageError
 from edgewright.report import Report
 from edgewright.worker import Limits, run
 
-__all__ = ["BenchTarget", "batch_means", "bench", "bench_many", "histogram_of", "report_of", "t_interval", "t_quantile"]
+__all__ = [
+    "BenchTarget",
+    "Measure",
+    "batch_means",
+    "bench",
+    "bench_many",
+    "histogram_of",
+    "report_of",
+    "t_interval",
+    "t_quantile",
+]
 
 Progress = Callable[[float, str], None]
 
@@ -42,6 +52,10 @@ class BenchTarget:
     engine: str | None = None
     threads: tuple[int, ...] = (1,)
     exact: bool = False
+
+
+Measure = Callable[[BenchTarget, Mapping[str, Any]], dict[str, Any]]
+"""Measures one process: a target, and the arguments of `latency.measure` that differ from one process to the next."""
 
 
 def bench(
@@ -94,6 +108,7 @@ def bench_many(
     meter_root: str = "/",
     energy_s: float = 10.0,
     baseline_s: float = 3.0,
+    measure: Measure | None = None,
 ) -> list[Report]:
     """Measure files so that they can be compared: round after round of all of them, each run in a process of its own.
 
@@ -115,6 +130,8 @@ def bench_many(
         meter_root: where meters, clocks and temperatures are read from.
         energy_s: seconds of inferences under the meter, in each process.
         baseline_s: seconds of idling under the meter, before and behind them each.
+        measure: measures one process, on a board for example; None runs `latency.measure` in a child here. It answers for
+            `limits` and for everything from `idle_gaps` on itself.
 
     Returns:
         One report of kind "bench" per file, in order; see `report_of`.
@@ -135,25 +152,19 @@ def bench_many(
     done: list[dict[int, list[dict[str, Any]]]] = [{count: [] for count in _threads(target)} for target in files]
     more: dict[str, Any] = {"idle_gaps": idle_gaps, "gap_ms": gap_ms, "profile": profile}
     more |= {"meter": meter, "meter_root": meter_root, "energy_s": energy_s, "baseline_s": baseline_s}
+    most = int(min(MOST_RUNS, MOST_RUNS_PER_S * max(1.0, duration_s)))
     load = None
     for order, (index, n, count) in enumerate(todo):
         target = files[index]
         name = Path(target.path).name
         if progress:
             progress(order / len(todo), f"{name}, process {n + 1} of {repeats}")
-        found = run(
-            _JOB,
-            what=f"measuring {name}",
-            limits=limits,
-            path=str(target.path),
-            engine=target.engine,
-            threads=count,
-            exact=target.exact,
-            warmup_s=WARMUP_S,
-            duration_s=duration_s,
-            max_runs=int(min(MOST_RUNS, MOST_RUNS_PER_S * max(1.0, duration_s))),
-            **more,
-        )
+        settings: dict[str, Any] = {"threads": count, "warmup_s": WARMUP_S, "duration_s": duration_s, "max_runs": most}
+        if measure is not None:
+            found = measure(target, settings)
+        else:
+            how: dict[str, Any] = {"path": str(target.path), "engine": target.engine, "exact": target.exact}
+            found = run(_JOB, what=f"measuring {name}", limits=limits, **how, **settings, **more)
         if order == 0:
             load = None if worked else found["load_average"]  # later ones count our own work
         done[index][count].append({**found, "order": order, "load_average": load})
