@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgewright.version import __version__
+
 if TYPE_CHECKING:
     from edgewright.artifact import Artifact, TensorSpec
     from edgewright.benchmarks.bench import bench
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from edgewright.verification import verify
     from edgewright.worker import Limits
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "artifact",

@@ -13,12 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
-from edgewright import __version__, commands, compress_commands
+from edgewright import commands, compress_commands
 from edgewright.benchmarks.commands import bench
+from edgewright.benchmarks.compare_commands import compare, history
+from edgewright.deploy_commands import deploy, deployed, rollback
+from edgewright.devices.commands import devices, doctor
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.options import Invocation
 from edgewright.run_commands import run
 from edgewright.terminal import log_to_stderr, say
+from edgewright.version import __version__
 
 __all__ = ["app", "command", "main"]
 
@@ -40,8 +44,15 @@ app.command(short_help="Compress a model by recipes; evaluate, measure and repor
 app.command(short_help="Convert a trained model to the file for the device.")(commands.convert)
 app.command(short_help="Compare what two models compute on the same samples.")(commands.verify)
 app.command(short_help="Tell how good a file is on labelled data.")(compress_commands.evaluate)
-app.command(short_help="Measure a file's latency and memory here.")(bench)
+app.command(short_help="Measure a file here or on boards: latency, memory, energy.")(bench)
+app.command(short_help="Compare two benchmark reports; fail on a regression.")(compare)
+app.command(short_help="Show a model's figures from benchmark to benchmark.")(history)
 app.command(short_help="Run a model on video or sensors in real time.")(run)
+app.command(short_help="List, add, edit and probe boards.")(devices)
+app.command(short_help="Tell what is missing on a board, and what to do.")(doctor)
+app.command(short_help="Put a model on a board; switch once it computes the same.")(deploy)
+app.command(short_help="Tell what is deployed on a board.")(deployed)
+app.command(short_help="Go back to an earlier version on a board.")(rollback)
 app.command(short_help="Tell what is in a model file.")(commands.inspect)
 app.command(short_help="List the recipes, or show one.")(compress_commands.recipes)
 app.command(short_help="List, clear or measure the cache.")(compress_commands.cache)

@@ -15,11 +15,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgewright import __version__
 from edgewright.artifact import file_digest, file_sha256, files_of, sidecar_of
 from edgewright.devices.device import Device, Progress, here, last_json, space_check
 from edgewright.devices.packages import how_to_get
 from edgewright.errors import DeviceError, EdgewrightError, UsageError, VerificationError
+from edgewright.version import __version__
 
 __all__ = ["KEEP", "deploy", "deployed", "require_name", "rollback"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewright import __version__
+from edgewright.version import __version__
 
 __all__ = ["BuiltWheel", "board_modules", "build_wheel"]
 
