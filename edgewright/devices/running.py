@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import threading
@@ -20,6 +21,9 @@ log = logging.getLogger("edgewright")
 OUTPUT_LIMIT_BYTES = 64 << 20
 """A command that prints more is ended: nothing that is asked of a board answers with as much."""
 
+_LINE_LIMIT_BYTES = 60_000
+"""What every way to a shell takes: adb's requests have 64 KiB, an argument on Linux 128 KiB."""
+
 _GRACE_S = 2.0
 """How long after a command's exit its output may stay silent and open: what it left in the background may hold it."""
 
@@ -28,7 +32,7 @@ _MARKED = re.compile(_MARK + rb"(\d+)\r?\n")
 _MARK_WITHIN_BYTES = 1 << 16
 
 
-def command_line(argv: Sequence[str], env: Mapping[str, str], *, then: str = "") -> str:
+def command_line(argv: Sequence[str], env: Mapping[str, str], *, then: str = "") -> bytes:
     """One line for a board's shell that runs a command in place of that shell and first prints its process number.
 
     The number is what `Running` looks for and takes out of the output, whatever a login script printed before; a board's
@@ -38,10 +42,19 @@ def command_line(argv: Sequence[str], env: Mapping[str, str], *, then: str = "")
         argv: the command.
         env: variables that are set for it.
         then: shell text that runs after the command; empty puts the command in the place of the shell.
+
+    Raises:
+        DeviceError: the line is longer than a board takes.
     """
     words = ["env", *(f"{name}={value}" for name, value in env.items()), *argv] if env else argv
     script = f'echo "{_MARK.decode()}$$"; ' + (f'"$@"; {then}' if then else 'exec "$@"')
-    return "exec " + shlex.join(["sh", "-c", script, "sh", *words])
+    line = os.fsencode("exec " + shlex.join(["sh", "-c", script, "sh", *words]))
+    if len(line) > _LINE_LIMIT_BYTES:
+        raise DeviceError(
+            f"a command for a board may have {_LINE_LIMIT_BYTES:,} bytes, this one has {len(line):,}",
+            hint="send what is long through its standard input, or as a file",
+        )
+    return line
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ print(digest.hexdigest())
 """
 _KILL = 'kill -9 "-$1" 2>/dev/null || { pkill -9 -P "$1"; kill -9 "$1"; } 2>/dev/null; exit 0'
 _KILL_S = 5.0
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CHUNK_BYTES = 1 << 17
 _SLOWEST_BYTES_PER_S = 200_000
 """A board that hashes or takes less in a second is taken for one that hangs."""
@@ -276,7 +277,7 @@ class Transport(ABC):
         words = (*argv, *(f"{name}={value}" for name, value in (env or {}).items()))
         if not argv or not argv[0] or any("\0" in word for word in words):
             raise DeviceError(f"no command that {self.where} could run: {list(argv)!r}")
-        if env and ("=" in argv[0] or any(not name.isidentifier() for name in env)):
+        if env and ("=" in argv[0] or any(not _VARIABLE.fullmatch(name) for name in env)):
             raise DeviceError(f"no command with variables that {self.where} could run: {list(words)!r}")
         running = self._start(tuple(argv), dict(env or {}), sink)
         self._running.add(running)

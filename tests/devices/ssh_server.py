@@ -6,8 +6,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+from edgewright.devices.boards import Board
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
@@ -70,6 +73,11 @@ class SshServer:
     @property
     def address(self):
         return f"{self.user}@127.0.0.1:{self.port}"
+
+    def board(self, folder="~/.edgewright", **options):
+        """A board behind this server; `options` go before those that let the test in."""
+        known = {"identity_file": str(self.key), "known_hosts": str(self.known_hosts), **options}
+        return Board("pi", "Pi", "", "ssh", address=self.address, python=sys.executable, folder=folder, options=known)
 
     def host_key(self):
         return " ".join((self.folder / "host_key.pub").read_text().split()[:2])

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from conftest import AdbServer
+from adb_client import AdbServer
 from ssh_server import free_port
 
 from edgewright.devices.boards import Board

@@ -13,7 +13,6 @@ import threading
 import time
 
 import pytest
-from conftest import ssh_board_of
 from ssh_server import free_port, new_key
 
 from edgewright.devices.boards import Board
@@ -49,7 +48,7 @@ def works(board):
 
 
 def test_an_unknown_host_key_is_refused_and_the_hint_makes_it_known(sshd, tmp_path):
-    board = ssh_board_of(sshd, known_hosts=str(tmp_path / "known hosts"))
+    board = sshd.board(known_hosts=str(tmp_path / "known hosts"))
     error = refused(board, "host key of board 'pi' .* is unknown")
     found = subprocess.run(["ssh-keygen", "-lf", sshd.folder / "host_key.pub"], check=True, capture_output=True, text=True)
     assert found.stdout.split()[1] in error.message and "ssh-keyscan" in error.hint
@@ -62,7 +61,7 @@ def test_a_changed_host_key_is_named_as_such_and_the_hint_takes_the_new_one(sshd
     known = tmp_path / "known_hosts"
     other = new_key(tmp_path / "other", kind=kind).with_suffix(".pub").read_text().split()[:2]
     known.write_text(f"[127.0.0.1]:{sshd.port} {' '.join(other)}\n")
-    board = ssh_board_of(sshd, known_hosts=str(known))
+    board = sshd.board(known_hosts=str(known))
     error = refused(board, "host key of board 'pi' .* has changed")
     assert "somebody" in error.hint
     do(error.hint)
@@ -73,7 +72,7 @@ def test_no_setting_of_ssh_switches_the_check_off(sshd, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/config").write_text("Host *\n  UserKnownHostsFile none\n  StrictHostKeyChecking no\n")
-    board = dataclasses.replace(ssh_board_of(sshd), options={"identity_file": str(sshd.key)})
+    board = dataclasses.replace(sshd.board(), options={"identity_file": str(sshd.key)})
     refused(board, "host key .* unknown")
     (tmp_path / ".ssh/known_hosts").write_text(sshd.known_hosts.read_text())
     assert works(board)
@@ -82,7 +81,7 @@ def test_no_setting_of_ssh_switches_the_check_off(sshd, tmp_path, monkeypatch):
 def test_a_revoked_host_key_is_refused(sshd, tmp_path):
     known = tmp_path / "known_hosts"
     known.write_text(f"@revoked {sshd.known_hosts.read_text()}{sshd.known_hosts.read_text()}")
-    refused(ssh_board_of(sshd, known_hosts=str(known)), "revoked")
+    refused(sshd.board(known_hosts=str(known)), "revoked")
 
 
 def test_hashed_names_are_found(sshd, tmp_path):
@@ -90,7 +89,7 @@ def test_hashed_names_are_found(sshd, tmp_path):
     known.write_text(sshd.known_hosts.read_text())
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
     assert "127.0.0.1" not in known.read_text()
-    assert works(ssh_board_of(sshd, known_hosts=str(known)))
+    assert works(sshd.board(known_hosts=str(known)))
 
 
 # ---- the user's keys and settings ------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def test_keys_of_the_agent(sshd, tmp_path, monkeypatch):
         while not os.path.exists(place) and time.monotonic() < deadline:  # noqa: PTH110
             time.sleep(0.05)
         monkeypatch.setenv("SSH_AUTH_SOCK", place)
-        board = dataclasses.replace(ssh_board_of(sshd), options={"known_hosts": str(sshd.known_hosts)})
+        board = dataclasses.replace(sshd.board(), options={"known_hosts": str(sshd.known_hosts)})
         refused(board, "accepts none of this user's keys")
         subprocess.run(["ssh-add", "-q", sshd.key], check=True, capture_output=True)
         assert works(board)
@@ -131,18 +130,18 @@ def test_keys_of_the_agent(sshd, tmp_path, monkeypatch):
 def test_keys_that_do_not_fit(sshd, tmp_path):
     other, locked, broken = new_key(tmp_path / "other"), new_key(tmp_path / "locked", "secret"), tmp_path / "broken"
     broken.write_text("no key\n")
-    error = refused(ssh_board_of(sshd, identity_file=str(other)), f"accepts none of this user's keys for '{sshd.user}'")
+    error = refused(sshd.board(identity_file=str(other)), f"accepts none of this user's keys for '{sshd.user}'")
     assert f"ssh-copy-id -p {sshd.port} {sshd.user}@127.0.0.1" in error.hint
-    assert "ssh-add" in refused(ssh_board_of(sshd, identity_file=str(locked)), "passphrase").hint
-    refused(ssh_board_of(sshd, identity_file=str(broken)), "cannot be read")
-    assert "identity_file" in refused(ssh_board_of(sshd, identity_file=str(tmp_path / "absent")), "is not there: .*absent").hint
+    assert "ssh-add" in refused(sshd.board(identity_file=str(locked)), "passphrase").hint
+    refused(sshd.board(identity_file=str(broken)), "cannot be read")
+    assert "identity_file" in refused(sshd.board(identity_file=str(tmp_path / "absent")), "is not there: .*absent").hint
 
 
 def test_a_config_that_cannot_be_read(sshd, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/config").write_text("Port many\n")
-    refused(dataclasses.replace(ssh_board_of(sshd), address="127.0.0.1"), "cannot be read")
+    refused(dataclasses.replace(sshd.board(), address="127.0.0.1"), "cannot be read")
 
 
 def test_without_the_package(ssh_board, monkeypatch):
@@ -165,7 +164,7 @@ def test_addresses():
 
 
 def test_nobody_there(sshd):
-    board = ssh_board_of(sshd)
+    board = sshd.board()
     refused(dataclasses.replace(board, address=f"root@127.0.0.1:{free_port()}"), "refuses SSH connections at 127.0.0.1:")
     refused(dataclasses.replace(board, address="root@no-such-host.invalid"), "not known: 'no-such-host.invalid'")
     refused(dataclasses.replace(board, options={**board.options, "connect_timeout_s": "soon"}), "'soon', no number")
@@ -188,7 +187,7 @@ def test_something_else_there(sshd, greeting):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        board = ssh_board_of(sshd, connect_timeout_s="1")
+        board = sshd.board(connect_timeout_s="1")
         quiet = greeting is not None and not greeting.startswith(b"SSH")  # lines before SSH's own are allowed
         match = "did not answer within 1 s" if quiet else "broke off while connecting|connection (reset|lost)"
         refused(dataclasses.replace(board, address=f"root@127.0.0.1:{port}"), match)
@@ -206,14 +205,14 @@ def test_jump_hosts(sshd, new_sshd):
     known.write_text(sshd.known_hosts.read_text() + first.known_hosts.read_text() + second.known_hosts.read_text())
     for server in (first, second):
         shutil.copy(sshd.folder / "authorized_keys", server.folder / "authorized_keys")
-    board = ssh_board_of(sshd, known_hosts=str(known), jump=first.address)
+    board = sshd.board(known_hosts=str(known), jump=first.address)
     with open_transport(board) as transport:
         assert transport.run(["sh", "-c", "echo $HOME"]).stdout.strip() == str(sshd.home)
         assert first.connections()
         first.hang_up()
         with pytest.raises(DeviceError, match=r"connection to board 'pi' .* was lost"):
             transport.run(["sleep", "20"])
-    refused(ssh_board_of(sshd, known_hosts=str(known), jump=second.address), "board 'pi' .*cannot be reached|broke off")
+    refused(sshd.board(known_hosts=str(known), jump=second.address), "board 'pi' .*cannot be reached|broke off")
     first.stop()
     refused(board, f"the jump host 127.0.0.1 of board 'pi' refuses SSH connections at 127.0.0.1:{first.port}")
 
@@ -221,11 +220,9 @@ def test_jump_hosts(sshd, new_sshd):
 def test_the_jump_hosts_key_is_checked_as_well(sshd, new_sshd):
     jump = new_sshd()
     shutil.copy(sshd.folder / "authorized_keys", jump.folder / "authorized_keys")
-    error = refused(ssh_board_of(sshd, jump=jump.address), "host key of the jump host 127.0.0.1 of board 'pi' is unknown")
+    error = refused(sshd.board(jump=jump.address), "host key of the jump host 127.0.0.1 of board 'pi' is unknown")
     assert f"ssh-keyscan -p {jump.port}" in error.hint
-    error = refused(
-        ssh_board_of(sshd, jump=jump.address, known_hosts=str(jump.known_hosts)), r"host key of board 'pi' .*is unknown"
-    )
+    error = refused(sshd.board(jump=jump.address, known_hosts=str(jump.known_hosts)), r"host key of board 'pi' .*is unknown")
     assert f"-J {jump.address}" in error.hint
 
 
@@ -238,7 +235,7 @@ def test_two_jumps_and_those_of_the_users_config(sshd, new_sshd, tmp_path, monke
     known = "".join(server.known_hosts.read_text() for server in (sshd, *jumps))
     (tmp_path / ".ssh/known_hosts").write_text(known)
     options = {"identity_file": str(sshd.key), "jump": ",".join(jump.address for jump in jumps)}
-    with open_transport(dataclasses.replace(ssh_board_of(sshd), options=options)) as transport:
+    with open_transport(dataclasses.replace(sshd.board(), options=options)) as transport:
         assert transport.run(["echo", "x"]).stdout == "x\n" and all(jump.connections() for jump in jumps)
     shutil.copy(sshd.key, tmp_path / ".ssh/id_ed25519")
     (tmp_path / ".ssh/config").write_text(f"Match host 127.0.0.1 port {sshd.port}\n  ProxyJump {jumps[0].address}\n")
@@ -254,7 +251,7 @@ def test_two_jumps_and_those_of_the_users_config(sshd, new_sshd, tmp_path, monke
 
 def test_killed_in_mid_command(new_sshd):
     server = new_sshd()
-    board = ssh_board_of(server)
+    board = server.board()
     transport = open_transport(board)
     with transport:
         running = [transport.start(["sh", "-c", "echo up; exec sleep 60"]) for _ in range(2)]
@@ -289,7 +286,7 @@ def test_killed_in_mid_command(new_sshd):
 def test_stopped_in_mid_command(new_sshd, doing):
     """A server that does not answer any more is noticed by keep-alive, whatever the limit of the command."""
     server = new_sshd()
-    with open_transport(ssh_board_of(server, keepalive_s="0.5")) as transport:
+    with open_transport(server.board(keepalive_s="0.5")) as transport:
         running = transport.start(["sh", "-c", "echo up; exec cat > /dev/null"])
         assert running.readline(30) == "up"
         server.signal(signal.SIGSTOP)
@@ -309,7 +306,7 @@ def test_stopped_in_mid_command(new_sshd, doing):
 
 def test_stopped_and_a_shorter_limit(new_sshd):
     server = new_sshd()
-    with open_transport(ssh_board_of(server)) as transport:
+    with open_transport(server.board()) as transport:
         running = transport.start(["sh", "-c", "echo up; exec sleep 60"])
         assert running.readline(30) == "up"
         server.signal(signal.SIGSTOP)
@@ -324,7 +321,7 @@ def test_cut_in_the_middle_of_a_push(new_sshd, tmp_path, number):
     server = new_sshd()
     source, target = tmp_path / "source", tmp_path / "there" / "file"
     source.write_bytes(b"of the time before")
-    transport = open_transport(ssh_board_of(server, keepalive_s="0.5"))
+    transport = open_transport(server.board(keepalive_s="0.5"))
     with transport:
         transport.push(source, str(target))
         source.write_bytes(os.urandom(40 << 20))
@@ -352,7 +349,7 @@ def test_cut_in_the_middle_of_a_pull(new_sshd, tmp_path, monkeypatch):
     server = new_sshd()
     source, target = tmp_path / "source", tmp_path / "back" / "file"
     source.write_bytes(os.urandom(40 << 20))
-    with open_transport(ssh_board_of(server)) as transport:
+    with open_transport(server.board()) as transport:
         begin = transport._begin
 
         def begin_and_cut(argv, env=None, sink=None):
@@ -375,7 +372,7 @@ def test_a_file_size_limit_there_is_told_in_its_words(new_sshd, tmp_path):
         pytest.skip("only bash reads a file at the beginning of commands over SSH")
     source = tmp_path / "source"
     source.write_bytes(bytes(8 << 20))
-    with open_transport(ssh_board_of(server)) as transport:
+    with open_transport(server.board()) as transport:
         with pytest.raises(DeviceError, match=r"writing .*file.part failed on board 'pi'"):
             transport.push(source, str(tmp_path / "there" / "file"))
     assert list((tmp_path / "there").iterdir()) == []
@@ -389,7 +386,7 @@ def test_a_login_script_that_talks(new_sshd):
         pytest.skip("only bash reads a file at the beginning of commands over SSH")
     server = new_sshd()
     (server.home / ".bashrc").write_text("echo welcome; printf 'no newline'; echo warning >&2\n")
-    with open_transport(ssh_board_of(server)) as transport:
+    with open_transport(server.board()) as transport:
         done = transport.run(["sh", "-c", "echo out; exit 2"])
         assert (done.code, done.stdout) == (2, "out\n")
         assert transport.home() == str(server.home)
@@ -406,7 +403,7 @@ def test_a_board_without_sha256sum(new_sshd, tmp_path):
     for name in ("sh", "cat", "mkdir", "mv", "rm", "env"):
         (programs / name).symlink_to(shutil.which(name))
     (server.home / ".bashrc").write_text(f"PATH={shlex.quote(str(programs))}\n")
-    board = dataclasses.replace(ssh_board_of(server), python=f"{shutil.which('env')} PYTHONUTF8=1 {sys.executable}")
+    board = dataclasses.replace(server.board(), python=f"{shutil.which('env')} PYTHONUTF8=1 {sys.executable}")
     with open_transport(board) as transport:
         assert transport.run(["sha256sum"]).code == 127
         transport.push(server.key, "~/it's here")

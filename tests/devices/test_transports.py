@@ -70,6 +70,14 @@ def test_any_argument_and_variable_survives(transport, arguments, value):
     assert done.stdout.split("\0")[:-1] == [value, *arguments]
 
 
+def test_a_long_argument_arrives_or_is_refused(transport):
+    assert len(transport.run(["echo", "x" * 59_000]).stdout) == 59_001
+    if transport.board.transport != "local":
+        with pytest.raises(DeviceError, match=r"may have 60,000 bytes, this one has 200,\d\d\d"):
+            transport.run(["echo", "x" * 200_000])
+        assert transport.run(["echo", "x"]).stdout == "x\n"
+
+
 def test_arguments_that_are_no_utf8_survive(transport):
     name = os.fsdecode(b"a\xff\xfeb")  # as Python gives file names of other encodings
     done = transport.run(["sh", "-c", 'printf %s "$1" | od -An -tx1', "sh", name])
@@ -157,7 +165,9 @@ def test_lines_are_the_output(pieces, borders):
 
 def test_a_command_line_is_one_line_of_words():
     line = command_line(["python3", "-c", "print('a b')"], {"A": "1 2"})
-    assert line == """exec sh -c 'echo "edgewright-pid $$"; exec "$@"' sh env 'A=1 2' python3 -c 'print('"'"'a b'"'"')'"""
+    assert (
+        line.decode() == """exec sh -c 'echo "edgewright-pid $$"; exec "$@"' sh env 'A=1 2' python3 -c 'print('"'"'a b'"'"')'"""
+    )
 
 
 # ---- large files -----------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class AdbTransport(Transport):
 
     def _start(self, argv: tuple[str, ...], env: Mapping[str, str], sink: Callable[[bytes], object] | None) -> Running:
         line = command_line(argv, env, then=_TELL_CODE)
-        command = [*self._client, "-s", self._serial, "shell", "-T", line]
+        command = [*self._client, "-s", self._serial, "shell", "-T", os.fsdecode(line)]
         try:
             process = subprocess.Popen(
                 command,

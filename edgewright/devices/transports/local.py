@@ -45,7 +45,9 @@ class LocalTransport(Transport):
             return _NotStarted(argv, self.where, code, f"{argv[0]}: {error.strerror}\n")
         except OSError as error:
             raise DeviceError(f"{argv[0]} cannot be started on {self.where}: {error.strerror}") from error
-        return ChildRunning(argv, self.where, process, sink)
+        child = ChildRunning(argv, self.where, process, sink)
+        child.pid = process.pid
+        return child
 
     def _find_home(self) -> str:
         return str(Path.home())

@@ -133,8 +133,8 @@ class SshTransport(Transport):
         self, timeout_s: float, argv: tuple[str, ...], env: Mapping[str, str], sink: Callable[[bytes], object] | None
     ) -> Running:
         self.raise_if_lost()
+        line = command_line(argv, env)
         running = _Remote(argv, self, sink)
-        line = command_line(argv, env).encode("utf-8", "surrogateescape")
         self.call(self._create(running.session, line), f"starting {running.what}", timeout_s)
         return running
 
