@@ -25,7 +25,7 @@ Key = tuple[str, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?$")
-_VALUE = r"\"[^\"\n]*\"|'[^'\n]*'|\[[^\]\n]*\]|[^\s#\"'\[{]+"
+_VALUE = r"\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|\[[^\]\n]*\]|[^\s#\"'\[{]+"
 
 
 @dataclass(frozen=True, slots=True)

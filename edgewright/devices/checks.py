@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgewright.devices.boards import LOCAL, Board
+from edgewright.devices.boards import LOCAL, Board, board_files, shipped_names
 
 __all__ = [
     "OLDEST_PYTHON",
@@ -66,7 +66,7 @@ def size_text(size: float) -> str:
     """Bytes in words: "3.8 GiB", "512 MiB"."""
     for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= step:
-            return f"{size / step:.3g} {unit}" if size < 100 * step else f"{size / step:,.0f} {unit}"
+            return f"{size / step:.3g} {unit}" if size < 100 * step else f"{size / step:.0f} {unit}"
     return f"{size:.0f} bytes"
 
 
@@ -271,10 +271,11 @@ def clock(board: Board, ahead_s: float, unsure_s: float) -> Check:
 
 
 def _edit(board: Board, assignment: str) -> str:
-    """The command that changes a profile; a shipped one needs a copy first, and this machine has none."""
-    if board.name == LOCAL:
-        return f"edgewright devices add MY_MACHINE --profile local --set {shlex.quote(assignment)}"
-    return f"edgewright devices edit {shlex.quote(board.name)} --set {shlex.quote(assignment)}"
+    """The command that changes a profile: one that is not the user's own needs a copy."""
+    change = f"--set {shlex.quote(assignment)}"
+    if board.name in (LOCAL, *shipped_names()) and board.name not in board_files():
+        return f"edgewright devices add MY_BOARD --profile {board.name} {change}"
+    return f"edgewright devices edit {shlex.quote(board.name)} {change}"
 
 
 def _bring(board: Board, get: str) -> str:

@@ -41,7 +41,12 @@ _MODULES = {"litert": EXTRAS["litert"], "openvino": EXTRAS["openvino"], "onnxrun
 """The packages behind the engines that are shipped, for a board without our runtime."""
 
 _VERSION = "import sys; sys.stdout.write('%d.%d.%d' % sys.version_info[:3])"
-_IMPORT = "import importlib, sys; sys.stdout.write(str(getattr(importlib.import_module(sys.argv[1]), '__version__', 'there')))"
+_IMPORT = """import importlib, sys
+sys.modules["openvino_telemetry"] = None
+sys.stdout.write(str(getattr(importlib.import_module(sys.argv[1]), "__version__", "there")))
+"""
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
+"""With the line above: no engine writes into the board's home folder, or sends, because we looked whether it is there."""
 
 _FREE = re.compile(r"\d+ +\d+ +(\d+) +\d+%")
 """Blocks that are free, in the output of df (POSIX)."""
@@ -206,7 +211,7 @@ class _Visit:
 
     def imported(self, module: str) -> tuple[str, str]:
         """A module's release, and why it cannot be imported; both empty if it is not installed."""
-        done = self.ask(lambda: self.device.python(["-c", _IMPORT, module], timeout_s=IMPORT_S))
+        done = self.ask(lambda: self.device.python(["-c", _IMPORT, module], timeout_s=IMPORT_S, env=_QUIET))
         if isinstance(done, DeviceError):
             return "", done.message
         if done.code == 0 and done.stdout.split():
@@ -286,16 +291,16 @@ def _look_for_libraries(visit: _Visit, facts: Mapping[str, Any], found: dict[str
     found["numpy"] = checks.numpy(board, version, why or "NumPy is not installed there", get)
     visit.told("engines")
     told = visit.ask(lambda: device.json(["-m", "edgewright.runtime", "probe", "--json"], timeout_s=IMPORT_S))
-    if isinstance(told, DeviceError):
-        there, broken = _import_engines(visit)
-    else:
-        there, broken = told["engines"], {}
+    there, broken = _import_engines(visit)
+    if not isinstance(told, DeviceError):  # it reads releases without an import, and knows engines of third parties
+        releases = told["engines"]
+        there = {**releases, **{name: release and (releases.get(name) or release) for name, release in there.items()}}
     found["engines"] = checks.engines(board, there, broken, get)
     needs = None
     if not isinstance(survey, DeviceError):
         wheel = build_wheel()
         needs = 0 if wheel.digest in survey["runtime"]["there"] else len(wheel.data) + wheel.unpacked_bytes
-        needs += 0 if found["numpy"].state == found["engines"].state == "ok" else checks.LIBRARIES_BYTES
+        needs += checks.LIBRARIES_BYTES if "missing" in (found["numpy"].state, found["engines"].state) else 0
     found["space"] = checks.space(board, facts, used, needs)
     visit.told("meters")
     if isinstance(told, DeviceError):
@@ -309,19 +314,19 @@ def _look_for_libraries(visit: _Visit, facts: Mapping[str, Any], found: dict[str
 
 
 def _import_engines(visit: _Visit) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Library and release by engine, and why one that is there cannot be imported."""
+    """Library and release by engine that the profile names, of all if it names none; and why one that is there does not work."""
     there: dict[str, str | None] = {}
     broken: dict[str, str] = {}
-    for name, modules in _MODULES.items():
-        there[name] = None
-        for module in modules if not visit.board.engines or name in visit.board.engines else ():
+    for name in visit.board.engines or _MODULES:
+        for module in _MODULES.get(name, ()):
             version, why = visit.imported(module)
+            there[name] = f"{module} {version}" if version else None
             if version:
-                there[name] = f"{module} {version}"
+                broken.pop(name, None)
                 break
             if why:
                 broken[name] = why
-    return there, {name: why for name, why in broken.items() if not there[name]}
+    return there, broken
 
 
 def _interpreter(board: Board, transport: Transport) -> list[str]:
@@ -343,7 +348,8 @@ def _last_words(done: Completed) -> str:
 
 def _by_hand(board: Board) -> str:
     """How to see by oneself why a board is not reached."""
-    return {"ssh": f"try: ssh {board.address}", "adb": "see what 'adb devices' lists"}.get(board.transport, "check its profile")
+    ways = {"ssh": "see whether ssh gets there by hand", "adb": "see what 'adb devices' lists"}
+    return ways.get(board.transport, "check its profile")
 
 
 def _ignore(name: str) -> None:

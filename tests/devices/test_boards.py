@@ -330,6 +330,12 @@ def test_assignments_are_plain_texts_or_toml():
     }
 
 
+def test_quotes_within_a_value_do_not_cost_the_comments():
+    text = '# mine\ntitle = "a \\"b\\" # c" # why\nextends = "local"\n'
+    edit = edited(text, parse_changes(["title=x"]), "x")
+    assert edit.kept and edit.text == '# mine\ntitle = "x" # why\nextends = "local"\n'
+
+
 # --- files -------------------------------------------------------------------------------------------------------------
 
 

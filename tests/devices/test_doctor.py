@@ -193,6 +193,12 @@ def test_an_engine_that_is_broken_beside_one_that_is_not(board, place):
     assert found["engines"].state == "warning"
     broken = "onnxruntime is there but cannot be imported: ImportError: libonnx.so: undefined symbol: x"
     assert found["engines"].reason == f"litert (ai_edge_litert 2.3.0); {broken}"
+    # With our runtime there the same is told, for its probe only says that the engine does not work.
+    python = f"env PYTHONPATH={place / 'lib'} {sys.executable}"
+    (place / "lib" / "ai_edge_litert.py").unlink()
+    found = by_name(examine(replace(board, python=python, engines=("onnxruntime", "litert"))))
+    release = importlib.metadata.version("ai-edge-litert")
+    assert found["engines"].reason == f"litert (ai-edge-litert {release}); {broken}"
 
 
 # --- what the board tells ----------------------------------------------------------------------------------------------
@@ -376,6 +382,18 @@ def test_meters_are_told_in_the_order_of_the_profile():
     assert (found.state, found.reason) == ("warning", "no power meter: pmic: no pmic; hwmon: no hwmon")
     unasked = checks.meters(PI5, None, "our runtime is not on the board yet")
     assert unasked.state == "not checked" and "its profile names pmic, hwmon" in unasked.reason
+
+
+def test_commands_that_are_named_can_be_run(board):
+    facts = {"memory_bytes": 1200 << 30, "available_bytes": None}
+    larger = {"ram_bytes": 4000 << 30}
+    assert checks.memory(replace(board, **larger), facts).todo.endswith(
+        "edgewright devices edit here --set 'limits.ram=1200 GiB'"
+    )
+    copy = "edgewright devices add MY_BOARD --profile local --set 'limits.ram=1200 GiB'"
+    assert checks.memory(replace(board, name="local", **larger), facts).todo.endswith(copy)
+    shipped = checks.memory(replace(board, name="generic_android", **larger), facts)
+    assert "add MY_BOARD --profile generic_android" in shipped.todo, "a shipped profile cannot be edited"
 
 
 @pytest.mark.parametrize(
