@@ -1,7 +1,10 @@
 """Times of single ops: names, order, kernels, and what happens where there is no profiler."""
 
 import json
+import os
 import re
+import subprocess
+import zipfile
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edgewright
 from edgewright import testing
 from edgewright.errors import EngineError, ShapeError, UnsupportedError, UsageError
 from edgewright.runtime import Session, open_session
@@ -140,6 +144,48 @@ class TestLiteRt:
                 session.profile({"x": np.ones((1, 32, 32, 8), np.float32)}, 2)
 
 
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs a text with an emulated arm64 Python that has LiteRT; gives what it printed, as JSON."""
+    from tests.devices.arm_root import ArmRootMissing, arm_root
+
+    try:
+        root = arm_root()
+    except ArmRootMissing as error:
+        pytest.skip(f"no arm64 root: {error}")
+    site = tmp_path_factory.mktemp("site")
+    for wheel in root.wheels.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(site)
+    paths = os.pathsep.join((str(Path(edgewright.__file__).parents[1]), str(site)))
+
+    def run(text: str, *arguments: str) -> Any:
+        words = [str(root.python), "-c", text, *arguments]
+        done = subprocess.run(
+            words, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_on_arm64(arm: Any, tmp_path: Path) -> None:
+    """The library's structures are alike there, its processes can start no Python, and ops run where they run here."""
+    path = placed_models.dynamic(tmp_path / "m.tflite")
+    text = (
+        "import json, sys, platform\nimport numpy as np\nfrom edgewright.runtime import open_session\n"
+        "session = open_session(sys.argv[1])\n"
+        "ops = session.profile({'x': np.ones((1, 32, 32, 8), np.float32)}, 2)\n"
+        "placed = session.placement().to_json()['ops']\n"
+        "print(json.dumps([platform.machine(), placed, [[op.name, op.op, op.device, len(op.times_ns)] for op in ops]]))"
+    )
+    machine, placed, ops = arm(text, str(path))
+    assert machine == "aarch64"
+    with open_session(path) as session:
+        assert placed == session.placement().to_json()["ops"]
+    assert ops == [[op["name"], op["op"], op["device"], 2] for op in placed]
+
+
 class TestMatching:
     def test_fused_and_added_operators(self) -> None:
         tags = [
@@ -155,6 +201,11 @@ class TestMatching:
         ]
         kinds = ["CONV_2D", "RELU", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "SOFTMAX"]
         assert _litert_times.match(tags, kinds) == {1: 0, 2: 2, 3: 3, 4: 4, 5: 5, 7: 6, 8: 7}
+
+    def test_a_copy_may_be_a_concatenation(self) -> None:
+        """A U-Net's, as XNNPACK ran it: deconvolution, copy, convolution."""
+        tags = ["Deconvolution (NHWC, F32) IGEMM", "Copy (NC, X32)", "Convolution (NHWC, F32) IGEMM", "Sigmoid (ND)"]
+        assert _litert_times.match(tags, ["TRANSPOSE_CONV", "CONCATENATION", "CONV_2D", "LOGISTIC"]) == {0: 0, 1: 1, 2: 2, 3: 3}
 
     def test_a_depthwise_convolution_is_no_other(self) -> None:
         assert _litert_times.match(["Convolution (NHWC, F32) DWConv"], ["CONV_2D", "DEPTHWISE_CONV_2D"]) == {0: 1}

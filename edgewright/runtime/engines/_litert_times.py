@@ -34,7 +34,7 @@ _SAME = {
     "reduce": ("SUM", "MEAN", "REDUCE_MAX", "REDUCE_MIN"),
     "staticreshape": ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
     "reshape": ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
-    "copy": ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
+    "copy": ("CONCATENATION", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
     "constantpad": ("PAD",),
     "sigmoid": ("LOGISTIC",),
     "clamp": ("RELU", "RELU6", "RELU_N1_TO_1"),
