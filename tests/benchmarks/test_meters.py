@@ -638,6 +638,13 @@ def test_trace_at_no_steady_pace_is_joined(tmp_path):
     assert trace.energy_joules(0, 17 * 10**9) == pytest.approx(0.1 + 4.9 * 2 + 12 * 3)
 
 
+def test_trace_whose_pace_wanders_lacks_nothing(tmp_path):
+    file = tmp_path / "power.csv"
+    steps = np.random.default_rng(0).uniform(0.55, 1.45, 500)
+    file.write_text("t_s,watts\n" + "".join(f"{t:.6f},2\n" for t in np.cumsum(steps)))
+    assert (read_trace(file).missed, read_trace(file).gap_ns) == (0, 0)
+
+
 def test_trace_whose_times_repeat_takes_their_mean(tmp_path):
     file = tmp_path / "power.csv"
     file.write_text("t_ms,watts\n" + "".join(f"{n // 4},{n % 4}\n" for n in range(400)))
