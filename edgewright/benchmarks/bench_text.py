@@ -32,6 +32,7 @@ _ROWS = {
     "energy_per_inference_gross": "the same with idle power",
     "power_idle": "power, idle",
     "power_active": "power, busy",
+    "energy_per_inference_estimate": "energy",
     "raw_bytes": "file",
     "deflated_bytes": "file, deflated",
 }
@@ -89,7 +90,8 @@ def _facts(report: Report) -> dict[str, str]:
     """What was measured, by what, where."""
     model, settings, machine = report.model, report.settings, report.settings["machine"]
     execution, memory = model["execution"], machine["memory_bytes"]
-    found = [report.details] if len(settings["threads"]) == 1 else list(report.details.values())
+    counts = settings["threads"]
+    found = [report.details] if len(counts) == 1 else [report.details[f"threads={count}"] for count in counts]
     runs = sum(process["runs"] for details in found for process in details["processes"])
     processes = sum(len(details["processes"]) for details in found)
     kinds = ", ".join(execution["kinds"])
@@ -100,8 +102,11 @@ def _facts(report: Report) -> dict[str, str]:
     parts = [f"{machine['cpu']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}"]
     parts += [f"{memory / 2**30:.1f} GiB"] if memory else []
     parts += [f"{machine['system']} {machine['architecture']} ({machine['hostname']})"]
+    device = settings.get("device")
+    place = [device[key] for key in ("name", "transport", "address") if device[key]] if device else []
     return {
         "file": model["path"],
+        **({"device": f"{device['title']} ({', '.join(place)})"} if device else {}),
         "engine": f"{model['library'] or model['engine']}, computed in {precision} ({execution['device']})",
         "machine": ", ".join(parts),
         "measured": f"{runs:,} inferences{batch} in {children}, {settings['duration_s']:g} s {each}"

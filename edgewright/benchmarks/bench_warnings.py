@@ -15,6 +15,10 @@ Runs = Mapping[int, Sequence[Mapping[str, Any]]]
 WARMER_K = 10.0
 """By how much a zone may become warmer while a process runs."""
 
+_DRIFT = 0.1
+_LEAST_OF_DRIFT = 40
+"""By what share every process's latencies must change while it runs, and how many it must have, to be told."""
+
 _RESTED = 1.5
 """How many times the steady p50 an inference after an idle gap may take."""
 
@@ -41,6 +45,17 @@ def warnings_of_file(path: Path, runs: Runs) -> list[str]:
         told = f"other work was running in the minute before: a load average of {load:.1f} on {cores} cores"
         found.append(f"{told}; measure again when the machine is idle")
     return found + _of_conditions([run["conditions"] for one in runs.values() for run in one])
+
+
+def _drift(latencies: Sequence[np.ndarray[Any, Any]]) -> float:
+    """Relative change of the median from first to last quarters: the least of all processes, 0 if they are not of one mind."""
+    if min(map(len, latencies)) < _LEAST_OF_DRIFT:
+        return 0.0
+    medians = [(np.median(v[: len(v) // 4]), np.median(v[-(len(v) // 4) :])) for v in latencies]
+    changes = [float(last / first) - 1 for first, last in medians if first > 0]
+    least = min(changes, key=abs, default=0.0)
+    same = all(change > 0 for change in changes) or all(change < 0 for change in changes)
+    return least if same and abs(least) > _DRIFT else 0.0
 
 
 def _of_conditions(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -105,6 +120,11 @@ def warnings_of_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if p99 > 3 * p50:
         found.append(
             f"the p99 of {p99:.4g} ms is {p99 / p50:.1f} times the p50 of {p50:.4g} ms: it counts where there is a deadline"
+        )
+    if drift := _drift(latencies):
+        found.append(
+            f"latencies {'rose' if drift > 0 else 'fell'} by {abs(drift):.0%} from the first to the last quarter of every "
+            "process: clocks or heat were still changing; a longer --duration shows where they settle"
         )
     gaps = [ns for run in runs for ns in run["after_idle_ns"]["latencies_ns"]]
     if gaps and p50 and (rested := float(np.median(gaps)) / 1e6) > _RESTED * p50:

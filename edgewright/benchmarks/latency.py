@@ -115,7 +115,8 @@ def measure(
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "min_runs": min_runs, "max_runs": max_runs, "seed": seed}
     settings |= {"idle_gaps": idle_gaps, "gap_ms": gap_ms, "energy_s": energy_s, "baseline_s": baseline_s}
     _check(settings)
-    _check_meter(meter)
+    if meter != "none":
+        _check_meter(meter)
     load_average = _load_average()
     for name in ENGINES.names():
         with suppress(ImportError, PluginError):  # open_session says why, if it is the one that is needed

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,9 @@ BF16 = {"precision": "mixed", "detail": "nodes: 3 bf16, 1 float32", "device": "C
         ([run_of(latencies(0), execution=BF16, exact=True)], ""),
         ([run_of(latencies(0), cpu_share=0.61)], "a process had a core for only 61% of the time"),
         ([run_of(latencies(0), cpu_share=0.61, threads=2)], ""),
+        ([run_of(latencies(n) * np.linspace(1, 1.3, 500)) for n in range(2)], "latencies rose by "),
+        ([run_of(latencies(n) * np.linspace(1.3, 1, 500)) for n in range(2)], "latencies fell by "),
+        ([run_of(latencies(n) * np.linspace(1, 1.3, 500)[:: (-1) ** n]) for n in range(2)], ""),  # one rises, one falls
         ([run_of(latencies(0, 60))], "a process timed 60 inferences"),
         ([run_of(latencies(0), after_idle_ns=AFTER_IDLE)], "after 50 ms without work an inference takes 2.5 ms, 2.5 times"),
         (
@@ -604,6 +608,25 @@ def test_print_several(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "inferences of batch 4 in 2 processes" in text
     rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
     assert rows["latency p50"][:2] == [f"{np.median(latencies(1, ms=2000)) / 1e9:.3f}", "s"]
+
+
+def test_print_of_a_board(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A board's name and address, and an estimate of energy, which is marked as one and is of the file."""
+    report = report_of(file, {n: [run_of(latencies(n), threads=n)] for n in (1, 2)})
+    about = {"name": "pi5", "title": "Raspberry Pi 5", "transport": "ssh", "address": "pi@10.0.0.5"}
+    guess = Metric("energy_per_inference_estimate", "mJ", 0.031, origin="estimated")
+    print_bench(
+        replace(
+            report,
+            settings={**report.settings, "device": about},
+            metrics=(*report.metrics, guess),
+            details={**report.details, "energy_estimate": {"macs": 1}},
+        )
+    )
+    text = capsys.readouterr().out
+    assert "Raspberry Pi 5 (pi5, ssh, pi@10.0.0.5)" in text
+    rows = {line[:26].strip(): line[26:].split() for line in text.splitlines()}
+    assert rows["energy, estimated"][:2] == ["31.00", "uJ"]
 
 
 PROFILE = {

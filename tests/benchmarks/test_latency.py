@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -470,6 +471,44 @@ def test_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["engine", "import", "load", "first inference", "latency", "after idle", "peak memory", "arena", "energy"]
     assert [name for name, _, _ in lines] == names
     assert lines[-1][2] == "not measured: no meter was asked for (--meter none)"
+
+
+def test_energy_of_a_counter_that_runs(file: str, fake: type[FakeSession], tmp_path: Path) -> None:
+    """2 W always and 4 mJ more for each inference, counted in a RAPL zone: that is what the record gives back."""
+    zone = tmp_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0")
+    (zone / "max_energy_range_uj").write_text("262143328850")
+    runs, done = [0], threading.Event()
+
+    def run(number: int) -> None:
+        time.sleep(0.001)
+        runs[0] += 1
+
+    def count() -> None:
+        started = time.monotonic()
+        while True:
+            (tmp_path / "next").write_text(str(int(2e6 * (time.monotonic() - started)) + 4000 * runs[0]))
+            (tmp_path / "next").replace(zone / "energy_uj")
+            if done.wait(0.0005):
+                return
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    fake.on_run = staticmethod(run)
+    try:
+        while not (zone / "energy_uj").exists():
+            time.sleep(0.001)
+        options = {**QUICK, "meter": "rapl", "meter_root": str(tmp_path), "energy_s": 1.0, "baseline_s": 0.5}
+        found = measure(file, engine="fake", **options)["energy"]
+    finally:
+        done.set()
+        counter.join()
+    assert "why_absent" not in found, found
+    assert (found["meter"], found["scope"], found["origin"]) == ("rapl", "package-0", "measured")
+    assert found["baseline_watts"] == pytest.approx(2, rel=0.1)
+    assert found["mj_per_inference"] == pytest.approx(4, rel=0.1)
+    assert found["low"] < found["mj_per_inference"] < found["high"]
 
 
 def test_meters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
