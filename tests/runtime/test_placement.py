@@ -3,6 +3,7 @@
 import functools
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from edgewright import testing
 from edgewright.artifact import TensorSpec
 from edgewright.errors import EngineError, UnsupportedError
 from edgewright.runtime import open_session
-from edgewright.runtime.engines import _litert_ops, litert
+from edgewright.runtime.engines import _litert_ops, _openvino_ops, litert
 from edgewright.runtime.placed import NOT_TOLD, per_sample
 from tests.runtime import placed_models
 
@@ -178,6 +179,40 @@ class TestOthers:
         first, second = (open_session(path, engine="openvino").placement() for _ in range(2))
         assert first == second
         assert all(op.kind for op in first.ops if op.op == "Convolution")
+
+    def test_openvino_keeps_the_names_of_onnx_files(self, tmp_path: Path) -> None:
+        with open_session(placed_models.small_onnx(tmp_path / "m.onnx"), engine="openvino") as session:
+            ops = by_name(session.placement())
+        assert ops["conv"].macs == 16 * 32 * 32 * 3 * 9 and ops["depthwise"].op == "GroupConvolution"
+        assert {"relu", "pool"} <= set(ops)
+
+    @pytest.mark.parametrize("device", ["AUTO:CPU", "HETERO:CPU"])
+    def test_openvino_devices_that_choose(self, tmp_path: Path, device: str) -> None:
+        from edgewright.runtime.engines.openvino import import_openvino
+
+        core = import_openvino().Core()
+        model = core.read_model(testing.plus_one_openvino(tmp_path / "m.xml"))
+        spec = TensorSpec("x", (1, 4), "float32")
+        [op] = _openvino_ops.place(model, core.compile_model(model, device), [spec], [spec]).ops
+        assert (op.op, op.device, op.delegate) == ("Add", "CPU", False)
+
+    def test_openvino_on_an_accelerator_and_on_two(self, tmp_path: Path) -> None:
+        """The machine has none: what the compiled model would say, around a real one."""
+        from edgewright.runtime.engines.openvino import import_openvino
+
+        core = import_openvino().Core()
+        model = core.read_model(testing.plus_one_openvino(tmp_path / "m.xml"))
+        real = core.compile_model(model, "CPU")
+        spec = TensorSpec("x", (1, 4), "float32")
+
+        def placed(*devices: str) -> Any:
+            told = SimpleNamespace(get_property=lambda name: list(devices), get_runtime_model=real.get_runtime_model)
+            return _openvino_ops.place(model, told, [spec], [spec]).ops[0]
+
+        one, two = placed("NPU"), placed("GPU.0", "CPU")
+        assert (one.device, one.delegate, one.reason) == ("NPU", True, "")
+        assert (two.device, two.delegate) == ("", False)
+        assert two.reason == f"OpenVINO runs it on one of GPU.0, CPU, {NOT_TOLD} which"
 
     def test_onnxruntime(self, tmp_path: Path) -> None:
         with open_session(placed_models.small_onnx(tmp_path / "m.onnx")) as session:

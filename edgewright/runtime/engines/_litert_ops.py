@@ -99,7 +99,8 @@ def place(
         notes.append("custom and StableHLO ops have no count of multiply-adds")
     placed = []
     for at, (op, file, value) in enumerate(zip(listed, stored, macs, strict=True)):
-        name = str(details[int(op["outputs"][0])]["name"]) if len(op["outputs"]) else f"{op['op_name']} {at}"
+        made = details.get(int(op["outputs"][0])) if len(op["outputs"]) else None
+        name = str(made["name"]) if made else f"{op['op_name']} {at}"
         taken = at in inside
         why = "" if taken else _why_outside(op, file, details, delegated=bool(inside))
         placed.append(PlacedOp(at, name, str(op["op_name"]), DELEGATED if taken else BUILT_IN, taken, value, why))

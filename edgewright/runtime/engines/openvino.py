@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.artifact import TensorSpec
+from edgewright.artifact import TensorSpec, looks_like
 from edgewright.errors import EngineError, needs
 from edgewright.runtime.engines import ENGINES
 from edgewright.runtime.engines._openvino_ops import name_anew, op_times, place
@@ -113,9 +113,9 @@ class OpenVinoSession(Session):
         self.execution = _execution(self._compiled)
 
     def _read(self, core: Any) -> Any:
-        """The file's model; ops that OpenVINO numbers anew with every file that it reads get numbers of their own here."""
+        """The file's model; a .tflite file's ops have no names, and would be numbered anew with every reading."""
         model = core.read_model(str(self.path))
-        if self.path.suffix != ".xml":
+        if looks_like(self.path) == "tflite":
             name_anew(model)
         return model
 
