@@ -15,7 +15,7 @@ import numpy as np
 from edgewright.benchmarks.power import Clock, Meter, PowerTrace
 from edgewright.errors import MeterError
 
-__all__ = ["SampledMeter", "Unwrapped"]
+__all__ = ["SampledMeter", "Unwrapped", "least_step"]
 
 Array = np.ndarray[Any, Any]
 
@@ -133,8 +133,7 @@ class SampledMeter(Meter):
 
     def step_watts(self, watts: Array) -> float:
         """Least step of the converter, from the powers: the least difference between two of them."""
-        levels = np.unique(watts)
-        return float(np.diff(levels).min()) if len(levels) > 1 else 0.0
+        return least_step(watts)
 
     def start(self) -> None:
         """Take the first reading, then go on in a thread.
@@ -281,6 +280,12 @@ class SampledMeter(Meter):
     def _broke_off(self, error: MeterError) -> MeterError:
         seconds = (self._times[-1] - self._times[0]) / 1e9
         return MeterError(f"{error.message} (after {len(self._values)} readings in {seconds:.2f} s)", error.hint)
+
+
+def least_step(values: Array) -> float:
+    """Least difference between two different values, 0 if there are none."""
+    levels = np.unique(values)
+    return float(np.diff(levels).min()) if len(levels) > 1 else 0.0
 
 
 def _words(error: OSError | ValueError) -> str:

@@ -192,7 +192,7 @@ class HwmonTree(Tree):
         if self.by == "energy":
             write(folder / "energy1_input", round((77.0 + self.curve.integral(t)) * 1e6))
         elif self.by == "power":
-            write(folder / "power1_input", round(self.watts(t) * 1e6 / 12500) * 12500)
+            write(folder / "power1_input", round(self.watts(t) * 1e6 / 6250) * 6250)
         else:
             write(folder / "in0_input", 3)
             write(folder / "in1_input", round(self.volts * 1e3))

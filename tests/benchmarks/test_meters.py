@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -331,6 +332,25 @@ def test_hwmon_channels(tmp_path):
             open_meter(f"hwmon:{option}", root=tmp_path)
     with pytest.raises(UsageError, match="'fan1' is no channel"):
         open_meter("hwmon:ina226/fan1", root=tmp_path)
+
+
+def test_steps_of_converters(tmp_path):
+    """25 * 2.5 uV over 10 mOhm are 6.25 mW, also where the power does not change; 1 mA at 5 V are 5 mW."""
+    for n, (by, step) in enumerate((("power", 6.25e-3), ("product", 5e-3))):
+        for curve in ("constant", "sine"):
+            trace, _ = played(HwmonTree(tmp_path / f"{n}{curve}", CURVES[curve], by=by), seconds=2)
+            assert trace.step_watts == pytest.approx(step)
+    rails = PmicTree(tmp_path / "pi", Sine(5.0, 2.0, 2**0.5))
+
+    def play(t):
+        """Currents in steps of 1 mA on each rail."""
+        rails.play(t)
+        text = re.sub(r"=(\d+\.\d{3})\d+A", r"=\g<1>00000A", rails.answer.read_text())
+        rails.answer.write_text(text)
+
+    trace, _ = played(rails, play=play, seconds=20)
+    # At least one step on each rail, and not much more where 200 readings show the neighbours of most levels.
+    assert 1e-3 * np.linalg.norm(rails.volts) <= trace.step_watts * 1.001 <= 3e-3 * np.linalg.norm(rails.volts)
 
 
 def test_hwmon_reads_no_more_often_than_the_chip_converts(tmp_path):

@@ -7,15 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from edgewright.benchmarks.meters._sysfs import Chip, Watt, channels, chips, device, number, shown, text, unreadable, way_out
 from edgewright.benchmarks.power import METERS, Clock
-from edgewright.benchmarks.sampling import SampledMeter
+from edgewright.benchmarks.sampling import Array, SampledMeter
 from edgewright.errors import MeterError, UsageError
 
 __all__ = ["HwmonMeter"]
 
 FAMILY = re.compile(r"(ina2\d\d|ina7\d\d|sy24655|ltc294[57]|ltc2992|pac19\d\d|isl28022|max34407)[a-z]?")
 """Names of chips that do nothing but measure power; others (disks, graphics cards) are read when they are named."""
+POWER_STEP_WATT_OHMS = {
+    "ina219": 20 * 10e-6,
+    "ina220": 20 * 10e-6,
+    "ina226": 25 * 2.5e-6,
+    "ina230": 25 * 2.5e-6,
+    "ina231": 25 * 2.5e-6,
+}
+"""Step of the power register times the shunt: 20 (25) times the current's step, which is that of the shunt's voltage (10 or 2.5
+microvolts) over the shunt as the kernel's driver calibrates them; data sheets SBOS448 (INA219) and SBOS547 (INA226)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,7 @@ class HwmonMeter(SampledMeter):
         self._chip = Chip(find, same)
         self.kind = "mean" if self._watt.by == "energy" else "sample"
         self.scope = f"{place.label} {self._watt.label or f'channel {self._watt.channel}'}"
+        self._least_step_watts = _step_watts(place, self._watt)
         self._slow_down(place, rate_hz)
 
     @classmethod
@@ -87,6 +99,10 @@ class HwmonMeter(SampledMeter):
         if self._chip.moves != moves:
             self.facts.append(f"{self.scope} was found again under another number after {len(self._values)} readings")
         return value
+
+    def step_watts(self, watts: Array) -> float:
+        """The chip's own step where it is known, or the least that was seen if that is more."""
+        return max(self._least_step_watts, super().step_watts(np.round(watts, 9)))
 
     def _slow_down(self, place: _Place, rate_hz: float | None) -> None:
         """Read no more often than the chip converts, unless told to."""
@@ -144,6 +160,16 @@ def _channel(place: _Place, wanted: str, root: Path) -> Watt:
                 return asked
     names = ", ".join(f"{watt.by if watt.by != 'product' else 'in'}{watt.channel}" for watt in there)
     raise MeterError(f"{place.label} in {shown(place.folder, root)} has no channel '{wanted}'", hint=f"there are: {names}")
+
+
+def _step_watts(place: _Place, watt: Watt) -> float:
+    """Least step of a channel's power: of the chip's register, or of a milliampere; 0 if it is not known."""
+    try:
+        if watt.by == "product":
+            return number(watt.files(place.folder)[0]) * 1e-3 * 1e-3
+        return POWER_STEP_WATT_OHMS.get(place.name, 0.0) / (number(place.folder / "shunt_resistor") * 1e-6)
+    except (OSError, ValueError, ZeroDivisionError):
+        return 0.0
 
 
 def _several(places: Sequence[_Place]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgewright.benchmarks.meters._sysfs import text
 from edgewright.benchmarks.power import METERS, Clock
-from edgewright.benchmarks.sampling import Array, SampledMeter
+from edgewright.benchmarks.sampling import Array, SampledMeter, least_step
 from edgewright.errors import MeterError
 
 __all__ = ["PmicMeter"]
@@ -45,6 +45,8 @@ class PmicMeter(SampledMeter):
     ) -> None:
         super().__init__(root=root, option=option, rate_hz=rate_hz, clock=clock)
         self._program = _program(root)
+        self._seen: list[list[tuple[float, float]]] = []
+        self._pending: list[tuple[float, float]] = []
         rails = self._rails()
         if option in ("", "rails"):
             self._wanted = sorted(rails)
@@ -80,21 +82,28 @@ class PmicMeter(SampledMeter):
             raise ValueError(error.message.removeprefix("pmic: ")) from error
         if missing := [name for name in self._wanted if name not in rails]:
             raise ValueError(f"vcgencmd pmic_read_adc left out {', '.join(missing)}")
-        watts = sum(rails[name] for name in self._wanted)
+        self._pending = [rails[name] for name in self._wanted]
+        watts = sum(amps * volts for amps, volts in self._pending)
         return FIT_SLOPE * watts + FIT_WATTS if self.origin == "estimated" else watts
 
-    def step_watts(self, watts: Array) -> float:
-        """Least difference between two readings, above the noise of adding up."""
-        return super().step_watts(np.round(watts, 9))
+    def accepted(self) -> None:
+        """Keep the rails of the reading, for their steps."""
+        self._seen.append(self._pending)
 
-    def _rails(self) -> dict[str, float]:
-        """Watts by rail."""
+    def step_watts(self, watts: Array) -> float:
+        """Root of the squared steps of the rails' currents, each the least that was seen, at their voltages."""
+        amps, volts = np.array(self._seen[: len(watts)]).transpose(2, 1, 0)
+        steps = [least_step(np.round(a, 9)) * v.mean() for a, v in zip(amps, volts, strict=True)]
+        return float(np.linalg.norm(steps)) * (FIT_SLOPE if self.origin == "estimated" else 1.0)
+
+    def _rails(self) -> dict[str, tuple[float, float]]:
+        """Amperes and volts by rail."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = _ask(self._program)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.other_cpu_s += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         found: dict[tuple[str, str], float] = {(rail, unit): float(value) for rail, unit, value in _LINE.findall(output)}
-        rails = {rail: amps * found[rail, "V"] for (rail, unit), amps in found.items() if unit == "A" and (rail, "V") in found}
+        rails = {rail: (amps, found[rail, "V"]) for (rail, unit), amps in found.items() if unit == "A" and (rail, "V") in found}
         if rails:
             return rails
         volts = sum(unit == "V" for _, unit in found)
