@@ -145,7 +145,13 @@ class Running(ABC):
             self._raise_failure()
             if self._is_over():
                 raise DeviceError(f"{self.what} on {self.where} has ended and takes no more input")
-        self._write(data)
+        try:
+            self._write(data)
+        except DeviceError:
+            with self._changed:  # that the connection is lost may be known a moment later
+                self._changed.wait_for(self._is_over, 1.0)
+                self._raise_failure()
+            raise
 
     def close_stdin(self) -> None:
         """End the command's standard input; does nothing if that is closed or lost already."""

@@ -24,6 +24,10 @@ _HOME = "/data/local/tmp"
 """The one folder of an Android device that its shell may write to and run programs from."""
 
 _SERVER_S = 30.0
+_SETTLE_S = 3.0
+_PASSING = ("offline", "authorizing", "connecting")
+"""States that a device over the network goes through just after it was connected."""
+
 _SLOWEST_BYTES_PER_S = 200_000
 _NETWORK = re.compile(r"[^\s:]+:\d+|\[[^\]\s]+\]:\d+")
 _PERCENT = re.compile(rb"(\d+)%\]")
@@ -125,7 +129,9 @@ class AdbTransport(Transport):
             if address in states:  # the server would go on to call a lost device connected
                 self._ask("disconnect", address)
             answer = self._ask("connect", address)
-            states = self._states()
+            until = time.monotonic() + _SETTLE_S
+            while (states := self._states()).get(address) in _PASSING and time.monotonic() < until:
+                time.sleep(0.2)
             if address not in states:
                 raise DeviceError(
                     f"{self.where} cannot be reached: {answer.strip() or 'no answer'}",

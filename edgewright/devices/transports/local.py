@@ -67,6 +67,8 @@ class LocalTransport(Transport):
                     writer.write(chunk)
                     total += len(chunk)
                     sent(total)
+                writer.flush()
+                os.fsync(writer.fileno())  # a power cut after the renaming leaves no empty file
         except OSError as error:
             raise self._failed(f"writing {target}", error) from error
 
