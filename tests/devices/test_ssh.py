@@ -20,8 +20,6 @@ from edgewright.devices.transport import open_transport
 from edgewright.devices.transports.ssh import Address
 from edgewright.errors import DeviceError, MissingPackageError
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def refused(board, match):
     """The error of a board that does not open; it comes in bounded time."""

@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -48,6 +50,22 @@ def test_all_are_tested():
     assert TRANSPORTS.names() == ["adb", "fake", "local", "ssh"]
     with pytest.raises(PluginError, match="pigeon"):
         open_transport(Board("x", "X", "", "pigeon"))
+
+
+def test_nothing_heavy_is_imported_before_a_board_is_opened():
+    script = """
+import sys
+from edgewright.devices.boards import Board
+from edgewright.devices.transport import TRANSPORTS, open_transport
+
+names = TRANSPORTS.names()
+assert not [name for name in sys.modules if name.startswith("edgewright.devices.transports.")]
+for name in names:
+    open_transport(Board("x", "X", "", name, address="a"))
+print(sorted({"asyncssh", "cryptography", "numpy", "tensorflow"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # ---- any argument, any output ----------------------------------------------------------------------------------------
