@@ -711,6 +711,17 @@ def test_trace_options(tmp_path):
     assert read_trace(file, "scope=USB input").scope == "USB input"
 
 
+def test_trace_of_dates(tmp_path):
+    file = tmp_path / "power.csv"
+    file.write_text("time,watts\n2026-01-31T13:00:00.5+01:00,1\n2026-01-31T13:00:01.123456789+01:00,1\n")
+    assert list(read_trace(file, "clock=wall").t_ns) == [1_769_860_800_500_000_000, 1_769_860_801_123_456_000]
+    file.write_text("time,watts\n2026-01-31 12:00:00,1\n2026-01-31 12:00:01.25,3\n")
+    assert read_trace(file).energy_joules(*map(int, read_trace(file).t_ns)) == pytest.approx(2.5)
+    file.write_text("time,watts\n2026-01-31 12:00:00,1\n31.1.2026,3\n")
+    with pytest.raises(MeterError, match=r"row 3: the time is '31\.1\.2026'"):
+        read_trace(file)
+
+
 def test_trace_waits_for_a_file_that_grows_and_refuses_one_that_shrinks(tmp_path):
     tree = CsvTree(tmp_path, CURVES["constant"])
     late = []
