@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import file_digest, file_sha256, files_of, sidecar_of
-from edgewright.devices.device import Device, Progress, here, last_json, space_check
+from edgewright.devices.device import Device, here
 from edgewright.devices.packages import how_to_get
+from edgewright.devices.programs import last_json
+from edgewright.devices.pushing import Progress, Shares, space_check
 from edgewright.errors import DeviceError, EdgewrightError, UsageError, VerificationError
 from edgewright.version import __version__
 
@@ -163,16 +165,9 @@ def _ask(device: Device, verb: str, *, timeout_s: float = 60.0, **request: Any) 
 
 
 def _push(device: Device, files: list[Path], folder: str, total: int, progress: Progress | None) -> None:
-    done = 0
+    tell = Shares(progress, total)
     for file in files:
-        size, text = file.stat().st_size, f"pushing {file.name}"
-
-        def tell(share: float, before: int = done, size: int = size, text: str = text) -> None:
-            if progress:
-                progress((before + share * size) / max(total, 1), text)
-
-        device.transport.push(file, f"{folder}/{file.name}", progress=tell)
-        done += size
+        device.transport.push(file, f"{folder}/{file.name}", progress=tell.next(file))
 
 
 def _compute(device: Device, folder: str, record: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:

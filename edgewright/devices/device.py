@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import functools
 import getpass
 import json
 import os
@@ -13,7 +11,6 @@ import socket
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
@@ -23,13 +20,13 @@ from typing import Any
 from edgewright.artifact import file_digest
 from edgewright.devices.boards import Board, find_board
 from edgewright.devices.packages import choose_wheels, digest_of, how_to_get
+from edgewright.devices.programs import board_failure, last_json, packed
+from edgewright.devices.pushing import Progress, Shares, space_check
 from edgewright.devices.transport import Completed, Running, Transport, open_transport
 from edgewright.devices.wheel import build_wheel
 from edgewright.errors import DeviceBusyError, DeviceError
 
-__all__ = ["Device", "Progress", "board_failure", "here", "last_json", "open_device", "space_check"]
-
-Progress = Callable[[float, str], None]
+__all__ = ["ENGINE_MODULES", "Device", "Progress", "board_failure", "here", "open_device", "packed"]
 
 _RUN_MODULE = (
     "import runpy, sys; sys.path.remove(''); sys.argv.pop(0); runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
@@ -46,9 +43,6 @@ ANSWER_S = 60.0
 
 ENGINE_MODULES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
 """What an engine's library is imported as."""
-
-ROOM_BYTES = 16 << 20
-"""Space that is left free on a board whatever is pushed there."""
 
 
 class Device:
@@ -145,12 +139,13 @@ class Device:
             more += sum(file.size_bytes + file.unpacked_bytes for file in given) if need_packages else 0
             space_check(self.board, found, more, "the runtime")
             with tempfile.TemporaryDirectory() as folder:
-                if need_runtime:
-                    file = Path(folder) / wheel.name
-                    file.write_bytes(wheel.data)
-                    self._install("runtime", wheel.digest, [file], progress)
-                if need_packages:
-                    self._install("packages", packages, [one.path for one in given], progress)
+                file = Path(folder) / wheel.name
+                file.write_bytes(wheel.data)
+                todo = [("runtime", wheel.digest, [file])] if need_runtime else []
+                todo += [("packages", packages, [one.path for one in given])] if need_packages else []
+                tell = Shares(progress, sum(one.stat().st_size for _, _, files in todo for one in files))
+                for kind, digest, files in todo:
+                    self._install(kind, digest, files, tell)
         if found["runtime"]["current"] != wheel.digest or found["packages"]["current"] != packages:
             chosen = {"runtime": wheel.digest, "packages": packages}
             self.script("slots", {"verb": "choose", "folder": self.folder, "chosen": {k: v for k, v in chosen.items() if v}})
@@ -236,17 +231,12 @@ class Device:
             raise DeviceError(f"the lock of {self.board.name} was lost: {self._lost}", hint="run it again")
         return self.transport.run(argv, timeout_s=timeout_s, env=env, on_line=on_line)
 
-    def _install(self, kind: str, digest: str, files: Sequence[Path], progress: Progress | None) -> None:
+    def _install(self, kind: str, digest: str, files: Sequence[Path], tell: Shares) -> None:
         """Push wheels into a temporary folder and have them unpacked into `kind/digest`, which appears whole."""
         with self.temporary() as there:
-            total, before = sum(file.stat().st_size for file in files), 0
             for file in files:
-                size, begun = file.stat().st_size, before
-                told = functools.partial(_tell, progress, begun / total, size / total, f"pushing {file.name}")
-                self.transport.push(file, f"{there}/{file.name}", progress=told)
-                before += size
-            if progress:
-                progress(1.0, f"unpacking on {self.board.name}")
+                self.transport.push(file, f"{there}/{file.name}", progress=tell.next(file))
+            tell.text(f"unpacking on {self.board.name}")
             self.script(
                 "slots",
                 {
@@ -360,58 +350,6 @@ def open_device(
             yield device
 
 
-def space_check(board: Board, survey: Mapping[str, Any], need_bytes: int, what: str) -> None:
-    """Refuse to push what the board has no space for.
-
-    Args:
-        board: its `flash_bytes` limits our whole folder.
-        survey: answer of `Device.survey`.
-        need_bytes: what is about to be written.
-        what: its name in the message.
-
-    Raises:
-        DeviceError: free space, or what is left of the limit, is less; both values are named.
-    """
-    free, used = int(survey["free_bytes"]), int(survey["used_bytes"])
-    if need_bytes + ROOM_BYTES > free:
-        raise DeviceError(
-            f"{what} needs {_mb(need_bytes)} on {board.name} and {_mb(ROOM_BYTES)} are to stay free, only {_mb(free)} are",
-            hint=f"free space where {board.folder} lies, or name another folder in the board's profile",
-        )
-    if board.flash_bytes is not None and used + need_bytes > board.flash_bytes:
-        raise DeviceError(
-            f"{what} needs {_mb(need_bytes)} on {board.name}, {_mb(max(0, board.flash_bytes - used))} are left of the "
-            f"{_mb(board.flash_bytes)} that its profile allows",
-            hint="deploy with a smaller --keep, remove old models there, or raise flash in the board's profile",
-        )
-
-
-def board_failure(board: Board, done: Completed, doing: str) -> DeviceError:
-    """The error of a command that failed on a board, in its own words: its `error:` and `hint:` lines, or the last line."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
-    if said:
-        return DeviceError(f"{board.name}: {said[-1]}", hint=hints[-1] if hints else "")
-    last = (lines or [line.strip() for line in done.stdout.splitlines() if line.strip()] or ["it said nothing"])[-1]
-    if done.code == 127:
-        return DeviceError(
-            f"{board.name} cannot {doing}: {last} (exit code 127)",
-            hint=f"install Python 3.10 or newer there, or name it as python in the board's profile (it is '{board.python}')",
-        )
-    return DeviceError(
-        f"{board.name} cannot {doing}: {last[:300]} (exit code {done.code})", hint=f"edgewright doctor {board.name} looks closer"
-    )
-
-
-@functools.cache
-def packed(name: str) -> str:
-    """A program for `python -c` that is one of our stand-alone modules: short, and without anything that a shell would touch."""
-    source = Path(__file__).with_name(f"{name}.py").read_bytes()
-    text = base64.b64encode(zlib.compress(source, 9)).decode()
-    return f'import sys;sys.path[:]=filter(None,sys.path);import base64,zlib;exec(zlib.decompress(base64.b64decode("{text}")))'
-
-
 def _let_go(running: Running) -> None:
     """End the lock's holder on the board: by the end of its input, else by a signal."""
     with suppress(DeviceError, OSError, TimeoutError):
@@ -426,28 +364,6 @@ def _by(board: Board, holder: Mapping[str, Any]) -> str:
         return f"the board {board.name} is in use by another run"
     who = f"{holder.get('user')} on {holder.get('host')}, process {holder.get('pid')}"
     return f"the board {board.name} is in use by {who}, since {holder.get('since')}: {holder.get('what')}"
-
-
-def _tell(progress: Progress | None, begun: float, part: float, text: str, share: float) -> None:
-    """Pass a share of one file on as a share of all."""
-    if progress:
-        progress(begun + part * share, text)
-
-
-def last_json(text: str) -> dict[str, Any] | None:
-    """The last JSON object in an output, which may have other lines before and behind it; None if there is none."""
-    decoder = json.JSONDecoder()
-    starts = [0, *(index + 1 for index, char in enumerate(text) if char == "\n")]
-    for start in reversed(starts):
-        if text[start : start + 1] == "{":
-            with suppress(ValueError):
-                found = decoder.raw_decode(text, start)[0]
-                return dict(found)
-    return None
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def here() -> dict[str, str]:

@@ -207,6 +207,8 @@ def sweep(home: Path) -> None:
     """Finish the history of a switch that was killed, and remove what is half-way."""
     settle(home)
     shutil.rmtree(home / "incoming", ignore_errors=True)
+    for half in home.glob("*.new"):
+        half.unlink()
     ran = {entry.get("slot") for entry in history(home)} | {pointed(home / "current")}
     for slot in folders(home / "slots"):
         if slot not in ran:  # came in whole, but was never switched to

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 
-from edgewright import cli, deploy_commands, deployment
+from edgewright import deployment
 from edgewright.artifact import Artifact, TensorSpec, file_digest
 from edgewright.devices.deploy import deployed, rollback
 from edgewright.devices.device import open_device
@@ -289,28 +288,15 @@ def test_unknown_model_and_slot(local_board, models):
 
 
 @pytest.fixture
-def verbs(place, local_board, monkeypatch, capsys):
-    """Runs deploy, rollback and deployed with the command line's error handling: (exit code, stdout, stderr)."""
-    app = typer.Typer()
-    app.callback()(cli.settings)
-    for verb in (deploy_commands.deploy, deploy_commands.rollback, deploy_commands.deployed):
-        app.command()(verb)
-    monkeypatch.setattr(cli, "app", app)
+def verbs(place, here, local_board):
+    """The command line, with a board "bench" in the user's profiles: (exit code, stdout, stderr)."""
     profiles = place / "config" / "edgewright" / "boards"
     profiles.mkdir(parents=True)
     (profiles / "bench.toml").write_text(
         f'schema = 1\ntitle = "Bench"\narchitecture = ""\ntransport = "local"\npython = "{local_board.python}"\n'
         f'folder = "{local_board.folder}"\n'
     )
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["edgewright", *map(str, words)])
-        with pytest.raises(SystemExit) as ending:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ending.value.code, out, err
-
-    return call
+    return here
 
 
 def test_verbs_tell_what_was_done(verbs, models):

@@ -20,8 +20,9 @@ import pytest
 from packaging import tags
 
 from edgewright.devices import device as device_module
-from edgewright.devices.device import open_device, packed
+from edgewright.devices.device import open_device
 from edgewright.devices.packages import choose_wheels, wheel_fits
+from edgewright.devices.programs import packed
 from edgewright.devices.wheel import build_wheel
 from edgewright.errors import DeviceBusyError, DeviceError
 from edgewright.testing_models import plus_one_tflite
