@@ -191,7 +191,7 @@ def _details(runs: Sequence[Record], steady: _Series, idle: _Series | None) -> d
             "seed": SEED,
             "blocks": [process.block for process in steady.within],
             "intervals_ms": {name: list(drawn[figure]) for figure, name in names.items() if figure in drawn},
-            "note": "" if len(runs) >= MANY else f"too narrow: {len(runs)} processes are too few to be resampled",
+            "note": "" if len(runs) >= MANY else f"too narrow: fewer than {MANY} processes do not show how processes differ",
         },
         "processes": [_process(run, steady, idle, n) for n, run in enumerate(runs)],
         "conditions": [run["conditions"] for run in runs],

@@ -349,7 +349,10 @@ BF16 = {"precision": "mixed", "detail": "nodes: 3 bf16, 1 float32", "device": "C
             "thermal_zone0 soc went from 45.0 to 61.5 degrees C (16.5 K) within one process",
         ),
         ([run_of(latencies(0), conditions=around(WARM, WARM))], ""),
-        ([run_of(latencies(0), energy={"why_absent": "", "warnings": ["a counter wrapped"]})] * 2, "energy: a counter wrapped"),
+        (
+            [run_of(latencies(0), energy={"mj_per_inference": 1, "warnings": ["a counter wrapped"]})] * 2,
+            "energy: a counter wrapped",
+        ),
     ],
 )
 def test_warnings(runs: list[dict[str, Any]], said: str, file: Path) -> None:
@@ -409,6 +412,10 @@ def test_energy(file: Path) -> None:
     assert found.interval == "95 % t over 3 processes, at least that of each"
     found = metric(report_of(file, {1: [metered()] * 3}), "energy_per_inference")
     assert (found.low, found.high) == pytest.approx((4.8, 5.2)), "equal by chance"
+    run = metered()
+    part = report_of(file, {1: [run, {**run, "energy": {"why_absent": "the meter broke off"}}, run]})
+    assert metric(part, "energy_per_inference").interval == "95 % t over 2 processes, at least that of each"
+    assert "energy: 1 of 3 processes gave none (the meter broke off)" in part.warnings[-1]
     assert metric(report_of(file, {1: [metered(origin="estimated")]}), "energy_per_inference").origin == "estimated"
 
 
@@ -453,7 +460,7 @@ def test_p999(file: Path) -> None:
 def test_the_bootstrap_says_what_it_is_worth(file: Path) -> None:
     runs = [run_of(latencies(n, ms=1 + 0.02 * n)) for n in range(12)]
     few, many = report_of(file, {1: runs[:3]}), report_of(file, {1: runs})
-    assert few.details["bootstrap"]["note"] == "too narrow: 3 processes are too few to be resampled"
+    assert few.details["bootstrap"]["note"] == "too narrow: fewer than 10 processes do not show how processes differ"
     assert many.details["bootstrap"]["note"] == ""
     found = metric(many, "latency_p50")
     assert found.interval == "95 % hierarchical bootstrap, 12 processes"

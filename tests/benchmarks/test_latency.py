@@ -420,7 +420,8 @@ class Block:
 
 sys.meta_path.insert(0, Block())
 sys.argv = ["bench", "bench", sys.argv[2], "--threads", "2", "--duration", "0.01", "--exact", "--json",
-            "--idle-gaps", "4", "--gap-ms", "1", "--meter", "none", "--max-runs", "300", "--warmup", "0", "--seed", "5"]
+            "--idle-gaps", "4", "--gap-ms", "1", "--profile",
+            "--meter-root", sys.argv[3], "--max-runs", "300", "--warmup", "0", "--seed", "5"]
 try:
     runpy.run_module("edgewright.benchmarks", run_name="__main__")
 except SystemExit as ending:
@@ -434,7 +435,7 @@ def test_numpy_and_one_engine_are_enough(tmp_path: Path) -> None:
     """What a board does: everything else is blocked in this process."""
     pytest.importorskip("ai_edge_litert")
     path = plus_one_tflite(tmp_path / "m.tflite")
-    argv = [sys.executable, "-c", BLOCKED, str(ROOT), str(path)]
+    argv = [sys.executable, "-c", BLOCKED, str(ROOT), str(path), str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     assert done.stderr.endswith("loaded [], code 0"), done.stderr
     found = json.loads(done.stdout)
@@ -445,7 +446,9 @@ def test_numpy_and_one_engine_are_enough(tmp_path: Path) -> None:
     assert (found["settings"]["seed"], found["settings"]["warmup_s"], found["warmup_runs"]) == (5, 0.0, 5)
     assert found["after_idle_ns"]["gap_ms"] == 1
     assert len(found["after_idle_ns"]["latencies_ns"]) == 4
-    assert found["energy"] == {"why_absent": "no meter was asked for (--meter none)"}
+    assert found["energy"]["why_absent"].startswith("no power meter on this machine (looked for ")
+    assert found["placement"]["count"] >= 1
+    assert "ops" in found["profile"] or "LiteRT" in found["profile"]["why_absent"]
     assert found["rss"]["peak_bytes"] is None or found["rss"]["peak_bytes"] >= found["rss"]["loaded_bytes"]
 
 
