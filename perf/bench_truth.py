@@ -1,6 +1,6 @@
 """Whether the benchmark tells the truth: p50 beside other people's, false alarms of the gate, slowdowns that it catches.
 
-Run it on a machine with nothing else to do: about 25 minutes. What was measured is kept in the work folder, so a run that was
+Run it on a machine with nothing else to do: about 22 minutes. What was measured is kept in the work folder, so a run that was
 broken off goes on where it was; results of another file, duration, engine release or machine are not taken.
 
 1. Agreement. Our p50 (with --exact) beside the median of OpenVINO's benchmark_app (-api sync -hint none -nthreads 1 -pin NO
@@ -15,7 +15,7 @@ broken off goes on where it was; results of another file, duration, engine relea
    of the two is the first is drawn for each round. "one after the other": 15 rounds for the first report, the next 15 for the
    second, as two calls of the command line give them. The limits are 5 false alarms in 100 and 95 slowdowns caught in 100.
 
-    .venv/bin/python perf/bench_truth.py [--rounds 12] [--pool 110] [--comparisons 100] [--duration 1] [--engines litert,openvino]
+    .venv/bin/python perf/bench_truth.py [--rounds 12] [--pool 100] [--comparisons 100] [--duration 1] [--engines litert,openvino]
         [--tflite FILE --xml FILE] [--work DIR] [--out FILE] [--part agreement|gate] [--check]
 
 Models: MobileNetV2 at 224 px of perf/models.py in int8 and float32, made on the first run (TensorFlow, about a minute); or the
@@ -378,7 +378,7 @@ def parsed() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="of the agreement")
-    parser.add_argument("--pool", type=int, default=110, help="rounds of three processes for the gate")
+    parser.add_argument("--pool", type=int, default=100, help="rounds of three processes for the gate")
     parser.add_argument("--comparisons", type=int, default=100)
     parser.add_argument("--processes", type=int, default=GATE_PROCESSES, help="of each report")
     parser.add_argument("--duration", type=float, default=1.0, help="seconds of timed inferences in each process")

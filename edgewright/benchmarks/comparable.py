@@ -108,10 +108,21 @@ def warnings_of(a: Mapping[str, Any], b: Mapping[str, Any], found: Mapping[str, 
     for key, title in (("duration_s", "seconds of timed inferences"), ("warmup_s", "seconds of warm-up")):
         if first.get(key) != second.get(key):
             warnings.append(f"{title} are {first.get(key)} in the first and {second.get(key)} in the second")
-    for word, one in (("first", first), ("second", second)):
-        load, cores = one.get("load_average"), one["machine"]["cores"]
+    for word, report in (("first", a), ("second", b)):
+        load, cores = report["settings"].get("load_average"), report["settings"]["machine"]["cores"]
         if load is not None and load > 0.5 * cores:
             warnings.append(
                 f"other work was running before the {word} was measured: a load average of {load:.1f} on {cores} cores"
             )
+        if (share := _least_share(report)) < 0.9:
+            told = f"a process of the {word} had a core for only {share:.0%} of the time"
+            warnings.append(f"{told}: other work was running; measure again when it is done")
     return warnings
+
+
+def _least_share(report: Mapping[str, Any]) -> float:
+    """The least share of a core that a process with one thread had while it was timed; 1 where that is not known."""
+    if 1 not in threads_of(report):
+        return 1.0
+    found = report["details"] if len(threads_of(report)) == 1 else report["details"].get("threads=1", {})
+    return min((process.get("cpu_share") or 1.0 for process in found.get("processes", ())), default=1.0)

@@ -110,7 +110,7 @@ def undecided_text(change: Change) -> str:
         count = min(change.processes) + change.more
         return f"{told}; {change.more} more processes of each file would decide if nothing else changes (--repeats {count})"
     if found.low is not None and min(change.processes):
-        return f"{told}; it lies so close to the limit that more than 1000 processes would be needed"
+        return f"{told}; more than 1000 processes would be needed: they differ too much for this limit, or the change lies at it"
     return told
 
 

@@ -334,8 +334,15 @@ def test_what_is_not_known_does_not_differ():
 def test_warnings():
     a = report(around(2.0), settings__load_average=3.5, settings__duration_s=2.0)
     b = report(around(2.0, seed=1), settings__machine__hostname="pi2")
+    b["details"]["processes"][3]["cpu_share"] = 0.42
     text = " | ".join(compare(a, b).warnings)
-    for part in ("same file", "pi and pi2", "load average of 3.5 on 4 cores", "seconds of timed inferences are 2.0"):
+    for part in (
+        "same file",
+        "pi and pi2",
+        "load average of 3.5 on 4 cores",
+        "timed inferences are 2.0",
+        "of the second had a core for only 42%",
+    ):
         assert part in text
 
 
