@@ -140,4 +140,8 @@ def warnings_of_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for part in ("profile", "energy"):
         texts = [text for run in runs for text in run[part].get("warnings", ())]
         found += [f"{part}: {text}" for text in dict.fromkeys(texts)]
+    absent = [run["energy"] for run in runs if "why_absent" in run["energy"]]
+    if 0 < len(absent) < len(runs):
+        told = f"energy: {len(absent)} of {len(runs)} processes gave none"
+        found.append(f"{told} ({absent[0]['why_absent']}): the figure is that of the others")
     return found
