@@ -153,13 +153,21 @@ def _listing(ops: Sequence[Mapping[str, Any]], total: int) -> str:
 def _described(kind: str, members: Sequence[Mapping[str, Any]], total: int) -> str:
     """Ops of one type: how many, their part of the multiply-adds, some names."""
     weight = f", {_percent(_macs(members) / total)}" if total and _macs(members) else ""
-    names = ", ".join(f"'{_short(op['name'])}'" for op in members[:_NAMED]) + (" ..." if len(members) > _NAMED else "")
+    shown = list(dict.fromkeys(_short(op["name"]) for op in members))
+    names = ", ".join(f"'{name}'" for name in shown[:_NAMED]) + (" ..." if len(shown) > _NAMED else "")
     return f"{len(members)} {kind}{weight}: {names}"
 
 
 def _short(name: str) -> str:
-    """A name that leaves a message readable; converters join names of fused layers."""
-    return name if len(name) <= 48 else f"{name[:20]}...{name[-25:]}"
+    """A name that leaves a message readable.
+
+    Converters join the names of fused layers by ";", an activation's before the layer's, each a path under the model's
+    name: the last one is taken, and of its path the end.
+    """
+    part = name.split(";")[-1]
+    while len(part) > 48 and "/" in part:
+        part = part.partition("/")[2]
+    return part if len(part) <= 48 else f"...{part[-45:]}"
 
 
 def _hint(expectation: Expectation, ops: Sequence[Mapping[str, Any]]) -> str:

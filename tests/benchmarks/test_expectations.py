@@ -131,6 +131,14 @@ class TestShares:
         assert "'n0', 'n1', 'n2' ..." in message and "'n3'" not in message
         assert "other ops (why)" in message and len(message) < 1500
 
+    def test_long_names(self) -> None:
+        """As converters write them: fused layers joined, each a path under the model's name."""
+        placed = ops(*[("CONV_2D", "C", False, 1, "why")] * 2)
+        for at, op in enumerate(placed["ops"]):
+            op["name"] = f"network_1/block_{at}_depthwise_relu/Relu6;network_1/block_{at}_depthwise/depthwise_of_some_length"
+        with pytest.raises(PlacementError, match=r": 'block_0_depthwise/depthwise_of_some_length', 'block_1_"):
+            check(placed, FULL)
+
     def test_no_placement(self) -> None:
         with pytest.raises(PlacementError, match="not known where the ops run: the engine does not tell"):
             check({"placement": {"why_absent": "the engine does not tell"}}, FULL)

@@ -29,6 +29,9 @@ _LACKS = frozenset(
 )
 """Ops that XNNPACK left alone although all was float32 and fixed: tried one by one in ai-edge-litert 2.3."""
 
+_FLOAT_ONLY = ("HARD_SWISH", "SOFTMAX")
+"""Ops that XNNPACK took in float32 and left alone in int8, tried likewise."""
+
 _SIZES_AT = {"RESHAPE": 1, "RESIZE_BILINEAR": 1, "PAD": 1, "SLICE": 1, "STRIDED_SLICE": 1, "TRANSPOSE_CONV": 0, "MEAN": 1}
 """Operand that sizes are computed from."""
 
@@ -125,6 +128,8 @@ def _why_outside(op: Mapping[str, Any], file: FileOp, details: Mapping[int, Mapp
         return "int16 activations: XNNPACK has no kernels for them"
     if name in _LACKS:
         return f"XNNPACK has no {name}"
+    if values <= {"int8", "uint8"} and name in _FLOAT_ONLY:
+        return f"XNNPACK has no 8-bit {name}"
     if values == {"float32"} and weights in ("int8", "uint8", "int4"):
         return f"dynamic int8 (float32 activations, {weights} weights): XNNPACK does not do that in {name}"
     at = _SIZES_AT.get(name, -1)
