@@ -38,6 +38,7 @@ class Task(str, Enum):
     multilabel = "multilabel"
     regression = "regression"
     anomaly = "anomaly"
+    detection = "detection"
 
 
 MaxDrop = Annotated[
@@ -54,6 +55,10 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="k of the top-k
 Threshold = Annotated[float | None, typer.Option("--threshold", help="Score above which a binary decision is positive.")]
 
 
+DetectionOption = Annotated[
+    str | None,
+    typer.Option("--detection", help="How boxes are read, if the artifact does not say: head=ssd,...; data: a COCO .json."),
+]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", help="Folder of finished steps.  [default: ~/.cache/edgewright]")]
 
 
@@ -84,6 +89,7 @@ def evaluate(
     metric: MetricOption = None,
     top_k: TopK = None,
     threshold: Threshold = None,
+    detection: DetectionOption = None,
     window: Window = None,
     stride: Stride = None,
     preprocess: PreprocessOption = None,
@@ -101,14 +107,17 @@ def evaluate(
     """Tell how good a model file is on labelled data, and whom it harms beside the original."""
     from edgewright import evaluation
     from edgewright.conversion import Data
+    from edgewright.detection import Detection
     from edgewright.terminal_compress import print_evaluation
+
+    boxes = Detection.parse(detection) if detection else None
 
     with progress_bar(f"evaluating {file.name}") as update:
         report = evaluation.evaluate(
             file,
             Data(data, window, stride, preprocess_of(preprocess)),
             against=against,
-            judging=evaluation.Judging(task.value if task else None, metric, top_k, threshold, seed),
+            judging=evaluation.Judging(task.value if task else None, metric, top_k, threshold, seed, boxes),
             max_drop=max_drop,
             engine=engine.value if engine else None,
             exact=exact,
@@ -154,6 +163,7 @@ def compress(
     metric: MetricOption = None,
     top_k: TopK = None,
     threshold: Threshold = None,
+    detection: DetectionOption = None,
     window: Window = None,
     stride: Stride = None,
     preprocess: PreprocessOption = None,
@@ -175,13 +185,15 @@ def compress(
 ) -> None:
     """Compress a model by recipes: the files, what they are worth on held-out data, how fast they run here, a report."""
     from edgewright import compression, preview, summary
-    from edgewright.evaluation import Judging
+    from edgewright.detection import Detection
+    from edgewright.evaluation import Judging, with_boxes
     from edgewright.planning import Settings
     from edgewright.recipe import parse_overrides
     from edgewright.terminal_compress import print_compress, print_plan, step_bars
 
+    boxes = Detection.parse(detection) if detection else None
     settings = Settings(
-        judging=Judging(task.value if task else None, metric, top_k, threshold, seed),
+        judging=with_boxes(Judging(task.value if task else None, metric, top_k, threshold, seed, boxes), None),
         bench=not no_bench,
         bench_s=duration,
         repeats=repeats,
@@ -193,9 +205,10 @@ def compress(
         trust=trust_of(trust, custom),
         limits=limits_of(timeout, memory_limit),
     )
-    if data is None and (task or metric or top_k or threshold is not None):
+    if data is None and (task or metric or top_k or threshold is not None or detection):
         raise UsageError(
-            "--task, --metric, --top-k and --threshold say how labelled data are used, but there are none", hint="add --eval"
+            "--task, --metric, --top-k, --threshold and --detection say how labelled data are used, but there are none",
+            hint="add --eval",
         )
     asked: dict[str, Any] = {
         "recipe": [name.strip() for text in recipe or ["int8"] for name in text.split(",") if name.strip()],

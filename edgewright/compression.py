@@ -229,7 +229,10 @@ def _measured(run: Run, sides: Sequence[tuple[Artifact, str | None]]) -> dict[Si
 def _publish(made: Artifact, out: Path, run: Run, classes: Sequence[str]) -> None:
     """Copy a file from the cache to where the user wants it, with what is known of task and labels."""
     labels = made.meta.labels or tuple(classes)
-    final = replace(made.with_meta(task=run.settings.judging.task or made.meta.task, labels=labels), path=out / made.path.name)
+    judging = run.settings.judging
+    boxes = {} if judging.detection is None else {"detection": judging.detection.to_json()}
+    meta = {"task": judging.task or made.meta.task, "labels": labels, "extra": {**made.meta.extra, **boxes}}
+    final = replace(made.with_meta(**meta), path=out / made.path.name)
     sidecar = (json.dumps(final.to_json(), indent=2) + "\n").encode()
     files = {file.name: file for file in files_of(made.path)}
     if all((out / name).is_file() and file_digest(out / name) == file_digest(file) for name, file in files.items()):

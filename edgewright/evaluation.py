@@ -5,20 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import ModelMeta, file_sha256
 from edgewright.conversion import Data, Progress, Trust, described, silent
 from edgewright.converters.readers import find_reader
+from edgewright.detection import Detection
 from edgewright.errors import BudgetError, UsageError
 from edgewright.report import Metric, Report, find_metric
 from edgewright.samples import SamplesSpec
 from edgewright.verification import one_preprocessing, store_outputs, tells
 from edgewright.worker import Limits, Worker
 
-__all__ = ["Judging", "broken_budgets", "evaluate", "judge", "require_budget"]
+__all__ = ["Judging", "broken_budgets", "evaluate", "judge", "require_budget", "with_boxes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,13 @@ class Judging:
     """How outputs are judged.
 
     Args:
-        task: "classification", "multilabel", "regression" or "anomaly"; None finds it out from labels and outputs.
+        task: "classification", "multilabel", "regression", "anomaly" or "detection"; None finds it out from what the model's
+            artifact declares, from labels and outputs.
         metric: name of the primary metric; None takes the task's own.
         top_k: k of the top-k accuracy; None chooses by the number of classes.
         threshold: score above which a binary decision is positive; None finds it out.
         seed: of the resampling that the intervals are made with.
+        detection: how boxes are read from the outputs; None takes what the model's artifact declares.
     """
 
     task: str | None = None
@@ -38,10 +41,12 @@ class Judging:
     top_k: int | None = None
     threshold: float | None = None
     seed: int = 0
+    detection: Detection | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain form for JSON; the arguments of `benchmarks.evaluation.evaluate_outputs`."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Plain form for JSON; without `detection` the arguments of `benchmarks.evaluation.evaluate_outputs`."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name != "detection"}
+        return plain if self.detection is None else {**plain, "detection": self.detection.to_json()}
 
 
 def evaluate(
@@ -89,7 +94,8 @@ def evaluate(
     given = data if isinstance(data, Data) else Data(data)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         work = Path(folder)
-        spec, labels = _spec(given, paths, trust, limits, work)
+        spec, labels, declared = _spec(given, paths, trust, limits, work)
+        judging = with_boxes(judging, declared)
         # The children are closed before the pool waits for its threads: a failure on one side ends the other's work.
         with ThreadPoolExecutor(2) as pool, Worker(limits) as first, Worker(limits) as second:
             jobs = [
@@ -159,9 +165,10 @@ def judge(
         See `benchmarks.evaluation.evaluate_outputs`.
     """
     reference, how = sides[1] if len(sides) > 1 else (None, {})
+    job = "evaluation:evaluate_outputs" if judging.detection is None else "detection_evaluation:evaluate_detections"
     return dict(
         child.call(
-            "edgewright.benchmarks.evaluation:evaluate_outputs",
+            f"edgewright.benchmarks.{job}",
             what="evaluating",
             candidate=str(sides[0][0]),
             reference=str(reference) if reference else None,
@@ -208,8 +215,29 @@ def _check_limit(max_drop: float | None) -> None:
         raise UsageError(f"--max-drop is {max_drop}, it must be 0 or more points", hint="write for example --max-drop 1.0")
 
 
-def _spec(data: Data, paths: list[Path], trust: Trust, limits: Limits, work: Path) -> tuple[SamplesSpec, tuple[str, ...]]:
-    """The data as both models open them, and the names of the models' classes.
+def with_boxes(judging: Judging, declared: Mapping[str, Any] | None) -> Judging:
+    """How outputs are judged, with the detection that an artifact declares where none was given.
+
+    Raises:
+        UsageError: boxes are asked for and nothing says how they are read, or the other way round.
+    """
+    if judging.task not in (None, "detection"):
+        if judging.detection is not None:
+            raise UsageError(f"the task is {judging.task}, and --detection says how boxes are read", hint="leave one of them out")
+        return judging
+    detection = judging.detection or (Detection.from_json(declared) if declared is not None else None)
+    if detection is None and judging.task == "detection":
+        raise UsageError(
+            "detection needs to be told how boxes are read",
+            hint="add --detection head=ssd,... or declare it in the artifact (edgewright run --declare)",
+        )
+    return judging if detection is None else replace(judging, task="detection", detection=detection)
+
+
+def _spec(
+    data: Data, paths: list[Path], trust: Trust, limits: Limits, work: Path
+) -> tuple[SamplesSpec, tuple[str, ...], Mapping[str, Any] | None]:
+    """The data as both models open them, the names of the models' classes, and how boxes are read.
 
     Data have the preprocessing that the models were saved with, unless they come with their own.
     """
@@ -217,4 +245,9 @@ def _spec(data: Data, paths: list[Path], trust: Trust, limits: Limits, work: Pat
     completed = data.completed(one_preprocessing(known) if not data.preprocess else ModelMeta())
     needed = completed.preprocess or isinstance(completed.source, Mapping)
     inputs = (known[0] if known else described(paths[0], trust, limits)).inputs if needed else ()
-    return completed.spec(inputs, work), next((model.meta.labels for model in known if model.meta.labels), ())
+    labels = next((model.meta.labels for model in known if model.meta.labels), ())
+    return (
+        completed.spec(inputs, work),
+        labels,
+        next((m.meta.extra["detection"] for m in known if "detection" in m.meta.extra), None),
+    )

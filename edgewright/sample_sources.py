@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import TensorSpec
+from edgewright.coco import read_coco
 from edgewright.declared import says_number
 from edgewright.errors import SamplesError, UsageError
 from edgewright.preprocess import read_image
@@ -33,7 +34,7 @@ Array = NDArray[Any]
 
 LOG = logging.getLogger("edgewright")
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
-KINDS = "an .npz, .npy or .csv file, a folder of images, or package.module:function"
+KINDS = "an .npz, .npy or .csv file, a folder of images, a COCO .json, or package.module:function"
 NPZ_LIMIT_BYTES = 16 << 30
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -76,6 +77,8 @@ def source_of_name(text: str, inputs: tuple[TensorSpec, ...], window: int | None
         source: Source = _of_function(text, inputs)
     elif path.is_dir():
         source = _of_folder(path, inputs)
+    elif path.is_file() and path.suffix.lower() == ".json":
+        source = _of_coco(path, inputs)
     elif path.is_file() and path.suffix.lower() in {".npz", ".npy", ".csv"}:
         try:
             arrays, columns = {".npz": _npz, ".npy": _npy, ".csv": _csv}[path.suffix.lower()](path, inputs)
@@ -376,6 +379,25 @@ def _of_folder(folder: Path, inputs: tuple[TensorSpec, ...]) -> _Images:
         raise SamplesError(f"the class folders in {folder} hold 0 images, 1 is the least")
     labels = {"y": np.asarray([label for _, label in found], np.int64)}
     return _Images(str(folder), len(found), labels, classes=known, input=name, files=[file for file, _ in found])
+
+
+@dataclass(slots=True)
+class _Annotated(_Images):
+    """Image files that a COCO file lists, with the boxes in them."""
+
+    def digest(self) -> str | None:
+        total = hashlib.sha256(Path(self.name).read_bytes())
+        for file in self.files:
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+        return total.hexdigest()
+
+
+def _of_coco(path: Path, inputs: tuple[TensorSpec, ...]) -> _Annotated:
+    """Images with the labels `boxes` and `size`; see `edgewright.coco`."""
+    found = read_coco(path)
+    labels = {"boxes": found.boxes, "size": found.sizes}
+    name = _only(inputs, f"the images of {path}")
+    return _Annotated(str(path), len(found.files), labels, classes=found.classes, input=name, files=found.files)
 
 
 def _images_in(folder: Path) -> list[Path]:

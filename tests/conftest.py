@@ -49,7 +49,8 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or fills the user's cache."""
+    """No test reads or fills the user's cache and history."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
     monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 

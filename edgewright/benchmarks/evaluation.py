@@ -27,7 +27,7 @@ from edgewright.tasks import (
 )
 from edgewright.worker import progress
 
-__all__ = ["ENOUGH", "ENOUGH_PER_CLASS", "evaluate_outputs"]
+__all__ = ["ENOUGH", "ENOUGH_PER_CLASS", "evaluate_outputs", "load_outputs", "matched_outputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -111,8 +111,8 @@ def evaluate_outputs(
     specs = tuple(_free_batch(TensorSpec.from_json(spec)) for spec in inputs)
     opened = open_samples(SamplesSpec.from_json(samples), specs)
     names, names_before = ([spec["name"] for spec in given or ()] for given in (outputs, reference_outputs))
-    file = _load(candidate, names, len(opened))
-    before = None if reference is None else _matched(names, file, names_before, _load(reference, names_before, len(opened)))
+    file = load_outputs(candidate, names, len(opened))
+    before = None if reference is None else matched_outputs(names, file, names_before, load_outputs(reference, names_before, len(opened)))
     remarks = _Remarks([], [])
     labelled = _labelled(opened, names, file, before, task, Path(candidate).name, remarks)
     pairs = _pairs(labelled, opened, threshold, tuple(class_names or ()), remarks)
@@ -148,7 +148,7 @@ def _free_batch(spec: TensorSpec) -> TensorSpec:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _load(path: str, names: Sequence[str], samples: int) -> list[Array]:
+def load_outputs(path: str, names: Sequence[str], samples: int) -> list[Array]:
     """A model's outputs from an .npz, in order."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -164,7 +164,7 @@ def _load(path: str, names: Sequence[str], samples: int) -> list[Array]:
     return arrays
 
 
-def _matched(names: Sequence[str], file: Sequence[Array], names_before: Sequence[str], before: Sequence[Array]) -> list[Array]:
+def matched_outputs(names: Sequence[str], file: Sequence[Array], names_before: Sequence[str], before: Sequence[Array]) -> list[Array]:
     """The original's outputs in the file's order, matched by name, or by position if the names differ."""
     if len(names) != len(names_before):
         raise ShapeError(f"the file has the outputs {', '.join(names)}, the original has {', '.join(names_before)}")

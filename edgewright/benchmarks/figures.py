@@ -31,25 +31,38 @@ __all__ = [
 ]
 
 _TITLES = {
+    "arena_bytes": "Tensor arena",
     "average_precision": "Average precision",
     "balanced_accuracy": "Balanced accuracy",
     "cosine": "Cosine similarity",
     "deflated_bytes": "Size, deflated",
     "deflated_smaller": "Times smaller, deflated",
+    "energy_per_inference": "Energy per inference",
+    "energy_per_inference_estimate": "Energy per inference, ESTIMATE",
+    "energy_per_inference_gross": "Energy per inference, with idle power",
     "exact_match": "Exact match",
     "f1_macro": "F1, macro",
     "f1_micro": "F1, micro",
     "first_inference": "First inference",
     "import": "Import of the engine",
     "inferences_per_second": "Inferences per second",
+    "latency_after_idle": "Latency after idle",
+    "latency_iqr": "Latency, middle half",
+    "latency_jitter": "Jitter (p99 - p50)",
     "latency_mean": "Latency, mean",
     "load": "Load of the model",
     "macs": "Multiply-adds (MACs)",
+    "map": "Mean average precision",
+    "map_50": "Mean average precision at IoU 0.50",
+    "map_75": "Mean average precision at IoU 0.75",
+    "recall_100": "Recall with 100 boxes",
     "mae": "Mean absolute error",
     "max_abs_error": "Largest deviation of an output",
     "mean_abs_error": "Mean deviation of the outputs",
     "model_rss": "Memory of the model",
     "peak_rss": "Peak memory of the process",
+    "power_active": "Power while it infers",
+    "power_idle": "Power while idle",
     "precision_macro": "Precision, macro",
     "r2": "R²",
     "raw_bytes": "Size",
@@ -67,10 +80,15 @@ _FAMILIES = {
     "Accuracy": {
         *("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "exact_match"),
         *("roc_auc", "average_precision", "mae", "rmse", "r2"),
+        *("map", "map_50", "map_75", "recall_100"),
     },
     "Fidelity": {"sqnr", "top1_agreement", "max_abs_error", "mean_abs_error", "cosine"},
     "Speed": {"load", "import", "first_inference", "inferences_per_second", "speedup"},
-    "Memory": {"peak_rss", "model_rss"},
+    "Memory": {"peak_rss", "model_rss", "arena_bytes"},
+    "Energy": {
+        *("energy_per_inference", "energy_per_inference_gross", "energy_per_inference_estimate"),
+        *("power_active", "power_idle"),
+    },
 }
 _ERRORS = {"mae", "rmse", "mse", "max_abs_error", "mean_abs_error"}
 _COSTS = ("_bytes", "_rss", "_joules")
@@ -208,7 +226,7 @@ def is_change(name: str) -> bool:
 
 
 def family_of(name: str) -> str:
-    """Which part of a data sheet a metric belongs to: Size, Accuracy, Fidelity, Speed, Memory or Other."""
+    """Which part of a data sheet a metric belongs to: Size, Accuracy, Fidelity, Speed, Memory, Energy or Other."""
     name = base_of(name)
     for family, names in _FAMILIES.items():
         if name in names:
@@ -223,7 +241,7 @@ def family_of(name: str) -> str:
 def lower_is_better(name: str) -> bool:
     """Whether smaller values of a metric are better: errors, sizes, times."""
     return not is_change(name) and (
-        name in _ERRORS | _COST_NAMES or name.endswith(_COSTS) or name.startswith("latency_") or name.endswith("_error")
+        name in _ERRORS | _COST_NAMES or name.endswith((*_COSTS, "_error")) or name.startswith(("latency_", "energy_", "power_"))
     )
 
 
