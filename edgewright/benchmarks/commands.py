@@ -16,35 +16,85 @@ __all__ = ["bench"]
 def bench(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A .tflite, .onnx or OpenVINO .xml file.")],
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", "-d", help="Measure on this board; repeat it for several.  [default: this machine]"),
+    ] = None,
     engine: Annotated[EngineName | None, typer.Option("--engine", help="Engine to run it.  [default: its format's own]")] = None,
     threads: Annotated[str, typer.Option("--threads", help="Threads of one call; several counts as 1,2,4.")] = "1",
     duration: Annotated[float, typer.Option("--duration", min=0.001, help="Seconds of timed inferences in each process.")] = 1.0,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Fresh processes for each thread count.")] = 3,
     exact: Annotated[bool, typer.Option("--exact", help="Force float32 where an engine would compute in less.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Time every op too, in runs of their own.")] = False,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option("--expect", help="Fail (exit code 3) if less runs there, in multiply-adds: 'delegate>=95%', 'NPU>=90%'."),
+    ] = None,
+    idle_gaps: Annotated[int, typer.Option("--idle-gaps", min=0, help="Single inferences after pauses of 100 ms.")] = 20,
+    meter: Annotated[
+        str,
+        typer.Option(
+            "--meter",
+            help="Power meter: auto, none, rapl, hwmon, ina3221, pmic, android; beside the board: trace:FILE.csv, serial:PORT.",
+        ),
+    ] = "auto",
+    energy_seconds: Annotated[float, typer.Option("--energy-seconds", min=0.1, help="Seconds under the meter.")] = 10.0,
+    estimate_energy: Annotated[
+        bool, typer.Option("--estimate-energy", help="Add an estimate from published energies per operation.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the report as HTML, JSON, CSV and Markdown.")
+    ] = None,
+    history: Annotated[bool, typer.Option("--history/--no-history", help="Add the report to the history.")] = True,
+    wheels: Annotated[
+        Path | None, typer.Option("--wheels", help="Folder of wheels (NumPy, an engine) for a board that has none.")
+    ] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another run that holds the board.")] = 0.0,
     timeout: Timeout = 600,
     memory_limit: Memory = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model file on this machine: latency, load time, memory, size, each with its interval."""
-    from edgewright.benchmarks import bench as benchmarks
+    """Measure a model file here or on boards: latency, memory, placement, energy, each with its interval or why it is missing."""
+    from edgewright.benchmarks.bench_run import Conditions, measure, require_placement
     from edgewright.benchmarks.bench_text import print_bench, spinner
+    from edgewright.benchmarks.history import note
+    from edgewright.benchmarks.placement import parse_expectation
 
-    counts = thread_counts(threads)
+    expectations = [parse_expectation(text) for text in expect or ()]
+    how = Conditions(
+        engine=engine.value if engine else None,
+        threads=thread_counts(threads),
+        exact=exact,
+        duration_s=duration,
+        repeats=repeats,
+        profile=profile,
+        idle_gaps=idle_gaps,
+        meter=meter,
+        energy_s=energy_seconds,
+        estimate=estimate_energy,
+    )
     with spinner(f"measuring {file.name}") as update:
-        report = benchmarks.bench(
-            file,
-            engine=engine.value if engine else None,
-            threads=counts,
-            exact=exact,
-            duration_s=duration,
-            repeats=repeats,
-            limits=limits_of(timeout, memory_limit),
-            progress=update,
+        reports = measure(
+            file, how, boards=device or (), wheels=wheels, wait_s=wait, limits=limits_of(timeout, memory_limit), progress=update
         )
+    if history:
+        for report in reports:
+            note(report)
+    if out is not None:
+        from edgewright.benchmarks.bench_save import save_bench
+
+        written = save_bench(reports, out)
     if as_json:
-        invocation_of(context).answer({**report.to_json(), "options": origins_of(context)})
+        plain = [report.to_json() for report in reports]
+        document = plain[0] if len(plain) == 1 else {"reports": plain}
+        invocation_of(context).answer({**document, "options": origins_of(context)})
     else:
-        print_bench(report)
+        for report in reports:
+            print_bench(report)
+        if out is not None:
+            typer.echo("\n".join(map(str, written)))
+    for expectation in expectations:
+        require_placement(reports, expectation)
 
 
 def thread_counts(text: str) -> tuple[int, ...]:
