@@ -124,7 +124,11 @@ def rollback(device: Device, name: str, to: int | None = None, progress: Progres
     require_name(name)
     found = _ask(device, "target", name=name, to=to)
     record = found["record"]
-    device.use_runtime(record.get("runtime", ""), record.get("packages", ""))
+    kinds = {kind: str(record.get(kind, "")) for kind in ("runtime", "packages")}
+    if all(digest in ("", *device.survey()[kind]["there"]) for kind, digest in kinds.items()) and kinds["runtime"]:
+        device.use_runtime(**kinds)
+    else:  # somebody has removed it by hand
+        record = {**record, **_runtime_of_now(device, progress)}
     checked = _compute(device, found["path"], record, progress)
     done = _ask(device, "switch", name=name, slot=record["slot"], entry=_entry("rollback", record, checked))
     return _answer(device, name, record, checked, slot=done["slot"], came_from=done["from"], unchanged=False, removed=[])
@@ -168,6 +172,11 @@ def _push(device: Device, files: list[Path], folder: str, total: int, progress: 
     tell = Shares(progress, total)
     for file in files:
         device.transport.push(file, f"{folder}/{file.name}", progress=tell.next(file))
+
+
+def _runtime_of_now(device: Device, progress: Progress | None) -> dict[str, str]:
+    device.ensure_runtime(progress=progress)
+    return device.runtime
 
 
 def _compute(device: Device, folder: str, record: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -37,11 +40,6 @@ def computed(device, name="watch"):
     model = f"{device.folder}/models/{name}/current/{deployed(device, name)['models'][name]['current']['model']}"
     words = ["-m", "edgewright.runtime", "selftest", model, "--golden", f"{model}.golden.npz", "--json"]
     return device.json(words, timeout_s=120)["golden"]
-
-
-def folder_of(board):
-    with open_device(board, what="x") as device:
-        return Path(device.folder)
 
 
 def test_two_versions_and_back(board, models):
@@ -107,6 +105,29 @@ def test_second_deploy_is_refused_or_waits(board, models):
         deployment.deploy(models[0], board, wait_s=1, on_wait=told.append)
     assert "the one before: waiting up to 1 s" in told[0]
     assert deployment.deploy(models[0], board, wait_s=10)["slot"].startswith("0001-")
+
+
+HOLDER = """
+import json, sys
+from edgewright.devices.boards import Board
+from edgewright.devices.device import open_device
+with open_device(Board(**json.loads(sys.argv[1])), what="the first run"):
+    print("have it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_killed_holder_lets_go(board, models):
+    plain = {**dataclasses.asdict(board), "file": None}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, json.dumps(plain)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "have it\n"
+        with pytest.raises(DeviceBusyError, match=f"process {process.pid}, .*: the first run"):
+            deployment.deploy(models[0], board)
+        process.kill()
+        process.wait(10)
+        assert deployment.deploy(models[0], board, wait_s=30)["golden"]["passed"]
 
 
 # What every board does alike is tested on this one.
@@ -215,6 +236,18 @@ def test_version_keeps_the_runtime_that_it_came_with(local_board, models, monkey
         back = rollback(device, "watch")
         assert back["runtime"] == f"{2:016x}"
         assert device.runtime["runtime"] == f"{2:016x}"
+
+
+def test_runtime_that_somebody_removed_is_brought_again(local_board, models, monkeypatch):
+    from edgewright.devices import device as device_module
+
+    first = deployment.deploy(models[0], local_board)
+    other = dataclasses.replace(device_module.build_wheel(), digest=f"{1:016x}")
+    monkeypatch.setattr(device_module, "build_wheel", lambda: other)
+    deployment.deploy(models[1], local_board)
+    shutil.rmtree(Path(local_board.folder, "runtime", first["runtime"]))
+    with open_device(local_board, what="x") as device:
+        assert rollback(device, "watch")["runtime"] == other.digest
 
 
 def test_too_little_space_is_told_before_anything_is_pushed(local_board, models):
