@@ -230,6 +230,9 @@ class TransportContract:
     def test_output_in_no_encoding(self, shell: Transport) -> None:
         """Bytes that are no UTF-8 are replaced; a character cut by a block's border is not."""
         assert shell.run(["printf", r"a\377\376b\303\n"]).stdout == "a��b�\n"
+        lines: list[str] = []
+        shell.run(["sh", "-c", r"printf 'a\377\n\376'; printf '\303\n' >&2"], on_line=lines.append)
+        assert sorted(lines) == ["a�", "�", "�"]
         text = "☃" * 100_000
         assert shell.run(["cat"], stdin=text.encode()).stdout == text
 
