@@ -154,7 +154,8 @@ def external_energy(
     Args:
         trace: in any clock; of a clock with the time of day only if there is no marker.
         record: what `measure_energy` returned there.
-        clock_error_s: how far the board's time of day and that of the trace may be apart; None if nobody knows.
+        clock_error_s: how far the board's time of day and that of the trace may be apart; None if nobody knows. Markers are
+            tried first.
         trace_wall_ns_at: a moment of the trace's clock and nanoseconds since 1970 at it, for a trace in the monotonic clock of
             the process that recorded it.
 
@@ -163,25 +164,31 @@ def external_energy(
     """
     try:
         timeline = Timeline.from_json(record)
-        alignment = _alignment(trace, timeline, clock_error_s, trace_wall_ns_at)
+        alignment, warnings = _alignment(trace, timeline, clock_error_s, trace_wall_ns_at)
         moved = alignment.apply(trace)
         found = energy_of(moved, timeline.windows, timeline.baselines, alignment_ns=alignment.error_ns)
     except MeterError as error:
         return _absent(error)
-    return {**found, "alignment": alignment.to_json()}
+    return {**found, "alignment": alignment.to_json(), "warnings": warnings + found["warnings"]}
 
 
 def _alignment(
     trace: PowerTrace, timeline: Timeline, clock_error_s: float | None, trace_wall_ns_at: tuple[int, int] | None
-) -> Alignment:
-    """By markers if there are any, else by wall clocks.
+) -> tuple[Alignment, list[str]]:
+    """By markers if there are any and they are found, else by wall clocks; and what a reader must know of it.
 
     Raises:
         MeterError: neither is possible.
     """
-    if timeline.markers:
-        return align_by_markers(trace, timeline.markers, until_ns=timeline.baselines[-1].end_ns)
     wall = (0, 0) if trace.clock == "wall" else trace_wall_ns_at
+    warnings = []
+    if timeline.markers:
+        try:
+            return align_by_markers(trace, timeline.markers, until_ns=timeline.baselines[-1].end_ns), []
+        except MeterError as error:  # a slow instrument may still have the right time
+            if wall is None or clock_error_s is None:
+                raise
+            warnings.append(f"the trace is placed by the time of day: {error.message}")
     if wall is None:
         raise MeterError(
             f"the trace of {trace.meter} has times of a clock of its own, and no marker was run",
@@ -192,7 +199,7 @@ def _alignment(
             "how far the wall clocks of the board and of the power meter may be apart is not known",
             hint="state it, or run the benchmark with --meter marker",
         )
-    return align_by_wall(timeline.wall_ns_at, wall, error_s=clock_error_s)
+    return align_by_wall(timeline.wall_ns_at, wall, error_s=clock_error_s), warnings
 
 
 @dataclass(frozen=True, slots=True)

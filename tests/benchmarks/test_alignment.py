@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgewright.benchmarks.alignment import CODE, Alignment, Marker, align_by_markers, align_by_wall, reading_edges, run_marker
@@ -104,13 +104,25 @@ def test_offsets_and_rates_are_found_within_the_stated_error(kind, hz, noise, me
     seed=st.integers(0, 2**32 - 1),
     apart=st.floats(2.0, 60.0),
     chip=st.sampled_from([0.05, 0.1, 0.3]),
+    hz=st.sampled_from([100.0, 1000.0]),
 )
-def test_any_offset_and_rate_is_found(ppm, offset, seed, apart, chip):
+@example(ppm=1900.0, offset=0, seed=0, apart=60.0, chip=0.1, hz=1000.0)
+def test_any_offset_and_rate_is_found(ppm, offset, seed, apart, chip, hz):
     pair = markers(apart + 8.0, chip)
-    power, true = trace_of(pair, np.random.default_rng(seed), ppm=ppm, offset_ns=offset, noise=0.05)
+    power, true = trace_of(pair, np.random.default_rng(seed), hz=hz, ppm=ppm, offset_ns=offset, noise=0.05)
     found = align_by_markers(power, pair)
     for own in (pair[0].end_ns, pair[1].begin_ns):
         assert abs(found.at_ns + found.offset_ns + found.rate * (own - found.at_ns) - true(own)) <= 1.5 * found.error_ns
+
+
+def test_places_are_finer_than_readings():
+    rng = np.random.default_rng(8)
+    errors = []
+    for _ in range(30):
+        power, true = trace_of(PAIR, rng, hz=1000.0, noise=0.1, offset_ns=round(rng.uniform(0, 1e12)))
+        found = align_by_markers(power, PAIR)
+        errors.append((found.at_ns + found.offset_ns - true(found.at_ns)) / 1e6)
+    assert np.sqrt(np.mean(np.square(errors))) < 0.05
 
 
 def test_the_moved_trace_is_in_our_clock_and_keeps_its_energy():
