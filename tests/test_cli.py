@@ -17,7 +17,10 @@ from edgewright import commands, options, testing
 from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 
-VERBS = ("compress", "convert", "verify", "evaluate", "bench", "inspect", "recipes", "cache", "demo")
+VERBS = (
+    *("compress", "convert", "verify", "evaluate", "bench", "compare", "history", "run", "devices", "doctor", "deploy"),
+    *("deployed", "rollback", "inspect", "recipes", "cache", "demo"),
+)
 INSPECT_KEYS = [
     "path", "format", "inputs", "outputs", "ops", "parameters", "macs", "macs_note", "raw_bytes", "deflated_bytes", "weights",
     "notes",

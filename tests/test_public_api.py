@@ -18,7 +18,7 @@ GOLDEN = {
         files_of looks_like process_lives raw_bytes sweep_leftovers write_atomic""",
     "edgewright.benchmarks.accuracy": """PRIMARY accuracy change_of change_unit figures_of is_error metric_names
         task_metrics unit_of wilson_interval""",
-    "edgewright.benchmarks.bench": "BenchTarget batch_means bench bench_many histogram_of report_of t_interval t_quantile",
+    "edgewright.benchmarks.bench": "BenchTarget Measure batch_means bench bench_many histogram_of report_of t_interval t_quantile",
     "edgewright.benchmarks.fidelity": "compare_outputs cosine sqnr_db top1_agreement",
     "edgewright.cache": "Cache Entry code_digest default_root",
     "edgewright.compression": "compress data_of find_all own_engine require_success takers",
@@ -30,7 +30,7 @@ GOLDEN = {
         SourceError UnsupportedError UntrustedCodeError UsageError
         VerificationError WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
     "edgewright.estimates": "Estimate estimate",
-    "edgewright.evaluation": "Judging broken_budgets evaluate judge require_budget",
+    "edgewright.evaluation": "Judging broken_budgets evaluate judge require_budget with_boxes",
     "edgewright.options": """EngineName Invocation Json Limit Memory PreprocessOption SamplesOption Seed Stride Timeout
         Window invocation_of limits_of origins_of preprocess_of""",
     "edgewright.planning": """BASELINE Export Opened PlannedStep Settings TARGETS Watch evaluate_title lower_title
