@@ -161,5 +161,9 @@ def _golden_words(golden: Mapping[str, Any]) -> str:
     """How well the board's outputs agree, in words."""
     if not golden:
         return "-"
-    equal = min((row["equal"] for row in golden["outputs"]), default=1.0)
-    return f"{golden['calls']} inferences ({golden['source']}), {equal:.1%} of the values equal, {golden['library']}"
+    worst = max(golden["outputs"], key=lambda row: float(row["difference"]), default=None)
+    same = "equal outputs"
+    if worst and any(row["equal"] < 1 for row in golden["outputs"]):
+        step = " LSB" if "LSB" in worst["rule"] else ""
+        same = f"outputs differ by {worst['difference']:.3g}{step} at most ('{worst['name']}', allowed: {worst['rule']})"
+    return f"{golden['calls']} inferences ({golden['source']}), {same}, {golden['library']}"

@@ -336,7 +336,7 @@ def test_verbs_tell_what_was_done(verbs, models):
     code, out, err = verbs("deploy", models[0], "bench")
     assert code == 0, err
     assert "watch 0001-" in out
-    assert "8 inferences (seed 0), 100.0% of the values equal" in out
+    assert "8 inferences (seed 0), equal outputs, ai-edge-litert" in out
     code, out, err = verbs("deploy", models[1], "bench", "--json")
     done = json.loads(out)
     assert (code, done["slot"][:4]) == (0, "0002")
