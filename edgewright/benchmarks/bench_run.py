@@ -10,11 +10,11 @@ from typing import Any
 from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.benchmarks.energy_estimate import estimate
 from edgewright.benchmarks.placement import Expectation, check
-from edgewright.errors import PlacementError
+from edgewright.errors import EdgewrightError, PlacementError, UsageError
 from edgewright.report import Metric, Report
 from edgewright.worker import Limits
 
-__all__ = ["Conditions", "measure", "require_placement"]
+__all__ = ["Conditions", "measure", "misplaced"]
 
 Progress = Callable[[float, str], None]
 
@@ -57,8 +57,11 @@ def measure(
     wait_s: float = 0.0,
     limits: Limits = Limits(),
     progress: Progress | None = None,
-) -> list[Report]:
+    finished: Callable[[Report], None] | None = None,
+) -> tuple[list[Report], dict[str, EdgewrightError]]:
     """Measure a file on this machine, or on each board after the other.
+
+    A board that cannot be measured does not keep others from it, and takes nothing from what they gave.
 
     Args:
         file: a .tflite, .onnx or OpenVINO .xml file.
@@ -68,42 +71,65 @@ def measure(
         wait_s: see `device_bench.bench_on`.
         limits: of each process; on a board only the time counts.
         progress: called with a share between 0 and 1 and a text.
+        finished: called with each report as soon as it is there.
 
     Returns:
-        One report for each board, in order.
+        One report for each board, in order, and the errors of boards that gave none, by name.
 
     Raises:
-        EdgewrightError: what `bench_many` and `bench_on` raise; what other boards gave is lost then.
+        UsageError: there is no such board or meter, or memory is limited on a board.
+        EdgewrightError: what `bench_many` raises, and `bench_on` if there is one board only.
     """
+    boards = tuple(dict.fromkeys(boards))
+    if boards and limits.memory_bytes is not None:
+        raise UsageError("--memory-limit is for processes here, not those on a board", hint="leave it out, or leave out --device")
+    from edgewright.benchmarks.device_bench import bench_on, is_beside
+    from edgewright.devices.boards import find_board
+
+    is_beside(how.meter)  # a meter that there is not shows before anything is measured
     target = BenchTarget(file, how.engine, how.threads, how.exact)
     settings: dict[str, Any] = {
         name: getattr(how, name) for name in ("duration_s", "repeats", "profile", "idle_gaps", "meter", "energy_s")
     }
-    if boards:
-        from edgewright.benchmarks.device_bench import bench_on
+    reports: list[Report] = []
+    failed: dict[str, EdgewrightError] = {}
 
-        more: dict[str, Any] = {"wheels": wheels, "wait_s": wait_s, "timeout_s": limits.timeout_s, "progress": progress}
-        reports = [bench_on(board, [target], **settings, **more)[0] for board in dict.fromkeys(boards)]
-    else:
-        reports = bench_many([target], **settings, limits=limits, progress=progress)
-    return [_with_estimate(report) for report in reports] if how.estimate else reports
+    def done(report: Report) -> None:
+        reports.append(_with_estimate(report) if how.estimate else report)
+        if finished:
+            finished(reports[-1])
+
+    if not boards:
+        done(bench_many([target], **settings, limits=limits, progress=progress)[0])
+        return reports, failed
+    more: dict[str, Any] = {"wheels": wheels, "wait_s": wait_s, "timeout_s": limits.timeout_s, "progress": progress}
+    for board in [find_board(name) for name in boards]:  # a wrong name shows before anything is measured
+        try:
+            done(bench_on(board, [target], **settings, **more)[0])
+        except EdgewrightError as error:
+            if len(boards) == 1 or (isinstance(error, UsageError) and not reports):
+                raise
+            failed[board.name] = error
+    return reports, failed
 
 
-def require_placement(reports: Sequence[Report], expectation: Expectation) -> None:
-    """Refuse reports of a model of which less runs where it was expected to run.
+def misplaced(reports: Sequence[Report], expectations: Sequence[Expectation]) -> list[PlacementError]:
+    """Errors of reports of a model of which less runs where it was expected to run.
 
-    Raises:
-        PlacementError: see `placement.check`; names the board if there are several.
+    Returns:
+        See `placement.check`; each names the board if there are several reports.
     """
+    found = []
     for report in reports:
         counts = report.settings["threads"]
         details = report.details if len(counts) == 1 else report.details[f"threads={counts[0]}"]
-        try:
-            check(details["placement"], expectation)
-        except PlacementError as error:
-            if len(reports) == 1:
-                raise
-            raise PlacementError(f"{report.settings['device']['name']}: {error.message}", error.hint) from error
+        for expectation in expectations:
+            try:
+                check(details["placement"], expectation)
+            except PlacementError as error:
+                where = f"{report.settings['device']['name']}: " if len(reports) > 1 else ""
+                found.append(PlacementError(f"{where}{error.message}", error.hint))
+    return found
 
 
 def _with_estimate(report: Report) -> Report:

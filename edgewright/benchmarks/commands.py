@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,8 @@ from edgewright.errors import UsageError
 from edgewright.options import EngineName, Json, Memory, Timeout, invocation_of, limits_of, origins_of
 
 __all__ = ["bench"]
+
+log = logging.getLogger("edgewright")
 
 
 def bench(
@@ -55,7 +58,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure a model file here or on boards: latency, memory, placement, energy, each with its interval or why it is missing."""
-    from edgewright.benchmarks.bench_run import Conditions, measure, require_placement
+    from edgewright.benchmarks.bench_run import Conditions, measure, misplaced
     from edgewright.benchmarks.bench_text import print_bench, spinner
     from edgewright.benchmarks.history import note
     from edgewright.benchmarks.placement import parse_expectation
@@ -73,28 +76,38 @@ def bench(
         energy_s=energy_seconds,
         estimate=estimate_energy,
     )
+    boards = list(dict.fromkeys(device or ()))
     with spinner(f"measuring {file.name}") as update:
-        reports = measure(
-            file, how, boards=device or (), wheels=wheels, wait_s=wait, limits=limits_of(timeout, memory_limit), progress=update
+        reports, failed = measure(
+            file,
+            how,
+            boards=boards,
+            wheels=wheels,
+            wait_s=wait,
+            limits=limits_of(timeout, memory_limit),
+            progress=update,
+            finished=note if history else None,
         )
-    if history:
-        for report in reports:
-            note(report)
-    if out is not None:
+    written: list[Path] = []
+    if out is not None and reports:
         from edgewright.benchmarks.bench_save import save_bench
 
         written = save_bench(reports, out)
-    if as_json:
+    if as_json and reports:
         plain = [report.to_json() for report in reports]
-        document = plain[0] if len(plain) == 1 else {"reports": plain}
-        invocation_of(context).answer({**document, "options": origins_of(context)})
-    else:
+        document: dict[str, Any] = plain[0] if len(boards) <= 1 else {"reports": plain}
+        lost = {name: {**error.to_json(), "exit_code": error.exit_code} for name, error in failed.items()}
+        invocation_of(context).answer({**document, **({"failed": lost} if lost else {}), "options": origins_of(context)})
+    elif not as_json:
         for report in reports:
             print_bench(report)
-        if out is not None:
+        if written:
             typer.echo("\n".join(map(str, written)))
-    for expectation in expectations:
-        require_placement(reports, expectation)
+    errors = [*failed.values(), *misplaced(reports, expectations)]
+    for error in errors[1:]:
+        log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+    if errors:
+        raise errors[0]
 
 
 def thread_counts(text: str) -> tuple[int, ...]:

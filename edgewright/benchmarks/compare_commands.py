@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgewright.errors import RegressionError, UsageError
+from edgewright.errors import DeviceError, RegressionError, UsageError
 from edgewright.options import Json, invocation_of
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgewright.benchmarks.compare import Comparison
     from edgewright.benchmarks.gate import Limit
+    from edgewright.benchmarks.rerun import Measure
 
 __all__ = ["compare", "history"]
 
@@ -96,16 +97,21 @@ def _again(
 ) -> Comparison:
     """The comparison after both files were measured again; the first one, with a warning, where they cannot be."""
     from edgewright.benchmarks.bench_text import spinner
+    from edgewright.benchmarks.comparable import device_of
     from edgewright.benchmarks.gate import GATE_PROCESSES
     from edgewright.benchmarks.rerun import rerun
 
+    measure: Measure | None = None
+    if device_of(reports[0]):
+        from edgewright.benchmarks.device_bench import measure_again
+
+        measure = measure_again
     needed = max((change.more + min(change.processes) for change in first.changes if change.more), default=0)
     try:
         with spinner("measuring both files again") as update:
-            return rerun(
-                *reports, limits, allow=allowed, processes=min(_MOST_RERUN, max(GATE_PROCESSES, needed)), progress=update
-            )
-    except UsageError as error:
+            processes = min(_MOST_RERUN, max(GATE_PROCESSES, needed))
+            return rerun(*reports, limits, allow=allowed, processes=processes, measure=measure, progress=update)
+    except (UsageError, DeviceError) as error:
         log.warning("not measured again: %s", error.message)
         return first
 

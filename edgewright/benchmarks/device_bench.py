@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import files_of
+from edgewright.artifact import file_sha256, files_of
 from edgewright.benchmarks.bench import BenchTarget, bench_many
-from edgewright.benchmarks.energy import external_energy
-from edgewright.benchmarks.power import METERS, Meter, open_meter
+from edgewright.benchmarks.comparable import device_of, threads_of
+from edgewright.benchmarks.energy import EXTERNAL, external_energy
+from edgewright.benchmarks.power import METERS, Meter, PowerTrace, open_meter
+from edgewright.devices.boards import Board
 from edgewright.devices.device import Device, open_device
-from edgewright.errors import DeviceError, MeterError, UsageError
+from edgewright.errors import DeviceError, EdgewrightError, MeterError, PluginError, UsageError
 from edgewright.report import Report
 
-__all__ = ["bench_on"]
+__all__ = ["bench_on", "is_beside", "measure_again"]
 
 Progress = Callable[[float, str], None]
 
@@ -29,25 +30,25 @@ _GOVERNORS = "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
 
 _SET_GOVERNOR = """
 import glob, json, sys
-found = {}
+wanted, was, changed, failed = json.loads(sys.argv[2]), {}, {}, ""
 for path in sorted(glob.glob(sys.argv[1])):
-    found[path] = open(path).read().strip()
-wanted = json.loads(sys.argv[2])
-failed = ""
-for path in found:
-    value = wanted if isinstance(wanted, str) else wanted.get(path, found[path])
-    if value != found[path]:
-        try:
-            open(path, "w").write(value)
-        except OSError as error:
-            failed = f"{path}: {error.strerror}"
-print(json.dumps({"was": found, "failed": failed}))
+    try:
+        with open(path) as file:
+            was[path] = file.read().strip()
+        value = wanted if isinstance(wanted, str) else wanted.get(path, was[path])
+        if value != was[path]:
+            with open(path, "w") as file:
+                file.write(value)
+            changed[path] = was[path]
+    except OSError as error:
+        failed = f"{path}: {error.strerror}"
+print(json.dumps({"was": was, "changed": changed, "failed": failed}))
 """
-"""Sets clock governors and tells what they were, with the board's own Python."""
+"""Sets clock governors, all to one or each to its own, and tells what they were, with the board's own Python."""
 
 
 def bench_on(
-    board: str,
+    board: str | Board,
     files: Sequence[BenchTarget],
     *,
     duration_s: float = 1.0,
@@ -69,7 +70,7 @@ def bench_on(
     clock governor is set to its profile's if that is allowed, and set back; if not, a warning says so.
 
     Args:
-        board: a name that `edgewright devices` lists.
+        board: a name that `edgewright devices` lists, or a profile.
         files: what to measure; an engine of None is the one made for the file's format.
         duration_s: see `bench_many`.
         repeats: see `bench_many`.
@@ -91,14 +92,17 @@ def bench_on(
     Raises:
         DeviceBusyError: another run holds the board.
         DeviceError: the board cannot be reached, refuses, or went away.
-        UsageError: there is no such board or meter.
+        UsageError: there is no such file, board or meter; before anything is pushed.
     """
-    external = _external(meter)
+    external = is_beside(meter)
+    for target in files:
+        if not Path(target.path).is_file():
+            raise UsageError(f"there is no model file {target.path}", hint="pass a .tflite, .onnx or OpenVINO .xml file")
     tell = progress or (lambda share, text: None)
     names = ", ".join(dict.fromkeys(Path(target.path).name for target in files))
     with open_device(board, what=f"bench of {names}", wait_s=wait_s, on_wait=lambda text: tell(0.0, text)) as device:
         device.ensure_runtime(wheels, progress=tell)
-        with _governor(device) as remark, device.temporary() as folder:
+        with _governor(device, _GOVERNORS) as remark, device.temporary() as folder:
             places = [_pushed(device, Path(target.path), f"{folder}/{at}", tell) for at, target in enumerate(files)]
             there = {id(target): place for target, place in zip(files, places, strict=True)}
             words = ["--idle-gaps", idle_gaps, "--gap-ms", gap_ms, "--energy-seconds", energy_s, "--baseline-seconds", baseline_s]
@@ -133,14 +137,23 @@ def bench_on(
     ]
 
 
-def _external(meter: str) -> bool:
+def is_beside(meter: str) -> bool:
     """Whether a meter is an instrument beside the board, which this machine reads.
 
     Raises:
-        PluginError: there is no such meter.
+        UsageError: there is no such meter, or its option means nothing to it.
     """
-    name = meter.partition(":")[0]
-    return name not in ("auto", "none", "external", "marker") and METERS.get(name).external
+    name = meter.strip().partition(":")[0]
+    if name in ("auto", "none", *EXTERNAL):
+        return False
+    try:
+        external = METERS.get(name).external
+    except PluginError as error:
+        raise UsageError(error.message, error.hint) from error
+    if external:
+        with suppress(MeterError):  # it may yet come, and else the report says why it did not
+            open_meter(meter)
+    return external
 
 
 def _preferred(device: Device, meter: str) -> str:
@@ -152,11 +165,8 @@ def _pushed(device: Device, path: Path, folder: str, progress: Progress) -> str:
     """A model's files on the board; the path of the model there.
 
     Raises:
-        UsageError: there is no such file.
-        DeviceError: it cannot be pushed.
+        DeviceError: one cannot be pushed.
     """
-    if not path.is_file():
-        raise UsageError(f"there is no model file {path}", hint="pass a .tflite, .onnx or OpenVINO .xml file")
     for file in files_of(path):
         inner = file.relative_to(path.parent).as_posix()
 
@@ -168,25 +178,34 @@ def _pushed(device: Device, path: Path, folder: str, progress: Progress) -> str:
 
 
 @contextmanager
-def _governor(device: Device) -> Iterator[str]:
-    """Have the board's clocks governed as its profile says while the block runs; a remark if that is refused, or empty."""
+def _governor(device: Device, files: str) -> Iterator[str]:
+    """Have the board's clocks governed as its profile says while the block runs; a remark if that is refused, or empty.
+
+    Args:
+        device: open.
+        files: pattern of the files there that hold a governor each.
+    """
     wanted = device.board.governor
     if not wanted:
         yield ""
         return
-    done = device.json(["-c", _SET_GOVERNOR, _GOVERNORS, json.dumps(wanted)], timeout_s=60)
+    done = device.json(["-c", _SET_GOVERNOR, files, json.dumps(wanted)], timeout_s=60)
     remark = ""
     if done["failed"]:
-        was = ", ".join(sorted(set(done["was"].values())))
+        was = ", ".join(sorted(set(done["was"].values()) - {wanted})) or "not known"
         remark = f"the clock governor of {device.board.name} is {was} and not {wanted}, and could not be set ({done['failed']})"
+    elif not done["was"]:
+        remark = f"the clock governor of {device.board.name} could not be set to {wanted}: the board shows none ({files})"
     try:
         yield remark
     finally:
-        if done["was"] and not done["failed"]:
+        if done["changed"]:
             try:
-                device.json(["-c", _SET_GOVERNOR, _GOVERNORS, json.dumps(done["was"])], timeout_s=60)
+                back = device.json(["-c", _SET_GOVERNOR, files, json.dumps(done["changed"])], timeout_s=60)["failed"]
             except DeviceError as error:
-                log.warning("the clock governor of %s was not set back: %s", device.board.name, error.message)
+                back = error.message
+            if back:
+                log.warning("the clock governor of %s was not set back: %s", device.board.name, back)
 
 
 @contextmanager
@@ -196,24 +215,24 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
         yield dict
         return
     opened: Meter | None = None
-    why = ""
-    wall = (time.monotonic_ns(), time.time_ns())
+    why: dict[str, Any] = {}
+    since = None
     try:
         opened = open_meter(meter)
+        since = _last(opened)
         opened.start()
     except MeterError as error:
-        opened, why = None, error.message
+        opened, why = None, {"why_absent": error.message, "hint": error.hint}
 
     def energy(record: Mapping[str, Any]) -> dict[str, Any]:
         nonlocal opened
-        if opened is None:
-            return {"why_absent": why}
+        if opened is None or "why_absent" in record:
+            return why or dict(record)
         reading, opened = opened, None
         try:
-            trace = reading.stop()
+            return external_energy(_after(reading.stop(), since), record)
         except MeterError as error:
             return {"why_absent": error.message, "hint": error.hint}
-        return external_energy(trace, record, trace_wall_ns_at=wall if trace.clock == "monotonic" else None)
 
     try:
         yield energy
@@ -221,3 +240,74 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
         if opened is not None:
             with suppress(MeterError):
                 opened.stop()
+
+
+def _last(meter: Meter) -> int | None:
+    """The time of the last reading that an instrument's file has already, in its clock; None if there is none."""
+    try:
+        return int(meter.so_far().t_ns[-1])
+    except MeterError:
+        return None
+
+
+def _after(trace: PowerTrace, since: int | None) -> PowerTrace:
+    """What of a trace came while one process ran: the markers of those before it must not be taken for its own.
+
+    Raises:
+        MeterError: that is less than two readings.
+    """
+    if since is None:
+        return trace
+    new = trace.t_ns > since
+    if new.sum() < 2:
+        raise MeterError(
+            f"{trace.meter}: {new.sum()} readings came while the board was measured", hint="let the recording run meanwhile"
+        )
+    return replace(trace, t_ns=trace.t_ns[new], watts=trace.watts[new])
+
+
+def measure_again(
+    reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
+) -> list[Report]:
+    """Measure the files of reports again on the board that they were made on, in turns; a `rerun.Measure`.
+
+    Args:
+        reports: of kind "bench", all made on one board.
+        figures: those that are wanted; energy and latency after idle gaps are measured only if they are among them.
+        processes: how many of each file and thread count.
+        progress: called with a share between 0 and 1 and a text.
+
+    Returns:
+        One report per report, in order.
+
+    Raises:
+        UsageError: they are of several boards, or of none, or a file is gone or has changed.
+        DeviceError: what `bench_on` raises.
+    """
+    how = "measure both anew with 'edgewright bench', one after the other"
+    boards = list(dict.fromkeys(device_of(report) or "" for report in reports))
+    if len(boards) > 1 or not boards[0]:
+        told = " and ".join(name or "this machine" for name in boards)
+        raise UsageError(f"the reports were made on {told}, one board is needed to measure again", hint=how)
+    for report in reports:
+        path, sha256 = Path(report["model"]["path"]), report["model"]["sha256"]
+        try:
+            now = file_sha256(path)
+        except (OSError, EdgewrightError) as error:
+            raise UsageError(f"{path} cannot be measured again: it cannot be read", hint=how) from error
+        if now != sha256:
+            raise UsageError(f"{path} has changed since its report: sha256 {now[:8]}, not {sha256[:8]}", hint=how)
+    settings = reports[0]["settings"]
+    return bench_on(
+        boards[0],
+        [
+            BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
+            for one in reports
+        ],
+        duration_s=float(settings["duration_s"]),
+        repeats=processes,
+        idle_gaps=int(settings["idle_gaps"]) if "after_idle" in figures else 0,
+        gap_ms=float(settings["gap_ms"]),
+        meter=str(settings["meter"]) if "energy" in figures else "none",
+        progress=progress,
+    )
