@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -27,6 +28,8 @@ from edgewright.devices.wheel import build_wheel
 from edgewright.errors import DeviceBusyError, DeviceError
 
 __all__ = ["ENGINE_MODULES", "Device", "Progress", "board_failure", "here", "open_device", "packed"]
+
+log = logging.getLogger("edgewright")
 
 _RUN_MODULE = (
     "import runpy, sys; sys.path.remove(''); sys.argv.pop(0); runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
@@ -255,6 +258,7 @@ class Device:
     def held(self, what: str, wait_s: float, on_wait: Callable[[str], None] | None) -> Iterator[None]:
         """Hold the board's lock while the block runs; see `open_device`."""
         if "stdin" not in self.transport.caps:  # nothing could tell the board that the holder is gone
+            log.warning("%s cannot be locked over this transport: see to it that nobody else uses it", self.board.name)
             yield
             return
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -354,6 +354,7 @@ def main(request: dict[str, Any]) -> int:
     try:
         with contextlib.ExitStack() as stack:
             if verb is not survey:
+                Path(request["folder"]).mkdir(parents=True, exist_ok=True)
                 handle = stack.enter_context(Path(request["folder"], "slots.lock").open("a"))
                 fcntl.flock(handle, fcntl.LOCK_EX)
             answer, code = verb(**request), 0
