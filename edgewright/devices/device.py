@@ -296,8 +296,8 @@ class Device:
                 continue
             silent = 0 if line else silent + 1
             try:
-                said: dict[str, Any] = json.loads(line) if line else {}
-            except ValueError:
+                said: dict[str, Any] = dict(json.loads(line)) if line else {}
+            except (ValueError, TypeError):
                 continue  # a greeting of the board's shell
             if said.get("held"):
                 return
