@@ -93,7 +93,7 @@ def placement_text(lane: Lane) -> str:
     parts = []
     for entry in placed.get("devices") or ():
         share = entry.get("macs_share")
-        macs = "" if share is None else f", {share:.1%} of the multiply-adds"
+        macs = "" if share is None else f", {value_in(share, 'share')} of the multiply-adds"
         parts.append(f"{entry['device'] or 'a device that is not told'}: {entry['ops']} of {placed['count']} ops{macs}")
     return "; ".join(parts)
 
@@ -201,7 +201,8 @@ def outside_rows(lane: Lane) -> list[tuple[str, str, str, str, str]]:
     for (kind, device, reason), members in sorted(groups.items(), key=lambda item: (-weight(item[1]), -len(item[1]))):
         names = ", ".join(_short(str(op.get("name") or "")) for op in members[:_NAMED])
         more = f" and {len(members) - _NAMED} more" if len(members) > _NAMED else ""
-        share = f"{weight(members) / total:.2%}" if total else "–"
+        share = value_in(weight(members) / total, "share") if total else "–"
+        share = "not counted" if any(op.get("macs") is None for op in members) else share
         rows.append((f"{len(members):,} {kind}", share, device, names + more, reason))
     return rows
 
@@ -243,15 +244,15 @@ def process_rows(lanes: Sequence[Lane]) -> list[list[str]]:
                     f"{process.get('runs') or 0:,}",
                     *("–" if value is None else value_in(float(value), "ms") for value in times),
                     "–" if peak is None else human_bytes(float(peak)),
-                    "–" if cpu is None else f"{float(cpu):.0%}",
+                    "–" if cpu is None else f"{100 * float(cpu):.0f} %",
                 ]
             )
     return rows
 
 
 ENERGIES = (
-    *("Process", "Meter", "Scope", "Origin", "Interval by", "Above idle", "Interval", "With idle power", "Idle", "Busy"),
-    *("Readings", "Alignment"),
+    *("Process", "Meter and what it sees", "Origin", "Above idle", "Interval", "With idle power", "Idle", "Busy"),
+    *("Readings", "Alignment", "Interval by"),
 )
 """Columns of `energy_rows`."""
 
@@ -272,12 +273,12 @@ def energy_rows(lanes: Sequence[Lane]) -> list[list[str]]:
             rows.append(
                 [
                     f"{lane.label}: {number}",
-                    *(str(entry.get(key) or "–") for key in ("meter", "scope")),
+                    ", ".join(str(entry[key]) for key in ("meter", "scope") if entry.get(key)) or "–",
                     "ESTIMATED" if entry.get("origin") == "estimated" else "measured",
-                    str(entry.get("interval") or "–"),
                     *(texts[0], interval, *texts[1:]),
                     f"{entry.get('readings') or 0:,} at {rate}{missed}",
                     f"within {float(entry.get('alignment_ms') or 0):.3g} ms",
+                    str(entry.get("interval") or "–"),
                 ]
             )
     return rows
@@ -300,14 +301,12 @@ def no_energy(lanes: Sequence[Lane]) -> list[tuple[str, str, str]]:
 
 
 def energy_notes(lanes: Sequence[Lane]) -> list[str]:
-    """What meters remark, each remark once."""
-    texts = [
-        f"{lane.label}: {text}"
-        for lane in lanes
-        for entry in lane.entries("energy")
-        for text in [*(entry.get("notes") or ()), *(entry.get("warnings") or ())]
-    ]
-    return list(dict.fromkeys(texts))
+    """What meters remark, each remark once; their warnings are among those of the report."""
+    return list(
+        dict.fromkeys(
+            f"{lane.label}: {text}" for lane in lanes for entry in lane.entries("energy") for text in entry.get("notes") or ()
+        )
+    )
 
 
 def estimate_rows(lane: Lane) -> list[tuple[str, str]]:
@@ -316,7 +315,7 @@ def estimate_rows(lane: Lane) -> list[tuple[str, str]]:
     if not isinstance(found, Mapping):
         return []
     rows = [("Source", str(found.get("source") or ""))]
-    rows += [(f"Of it {name}", value_in(float(value), "mJ")) for name, value in (found.get("terms_mj") or {}).items()]
+    rows += [(f"Of it, {name}", value_in(float(value), "mJ")) for name, value in (found.get("terms_mj") or {}).items()]
     rows += [
         (name, f"{int(found[key]):,}")
         for key, name in (("macs", "Multiply-adds"), ("bytes_moved", "Bytes moved"))
@@ -335,8 +334,8 @@ def profile_rows(lane: Lane) -> list[list[str]]:
     return [
         [
             str(op["op"]),
-            f"{float(op['share']):.2%}",
-            f"{float(op['low']):.2%} to {float(op['high']):.2%}",
+            value_in(float(op["share"]), "share"),
+            interval_in(float(op["low"]), float(op["high"]), "share"),
             value_in(float(op["ms"]), "ms"),
             str(op.get("device") or "not told"),
             str(op.get("kind") or "–"),

@@ -26,6 +26,7 @@ __all__ = [
     "rows_of",
     "shown",
     "title",
+    "which_of",
 ]
 
 COLOURS = 6
@@ -261,12 +262,15 @@ def estimates_of(lane: Lane) -> list[Metric]:
 def best_of(lanes: Sequence[Lane], name: str) -> int | None:
     """The lane whose figure is better than every other by more than the intervals of both; None if there is none.
 
-    A lane without the figure, or with one that is estimated or has no confidence interval, leaves the question open. So does
-    energy of another meter or rail, which is another thing measured.
+    A lane without the figure, or with one that is estimated or has no confidence interval, leaves the question open. So does a
+    lane with a single process, whose interval does not know how processes differ, and energy of another meter or rail, which
+    is another thing measured.
     """
     metrics = [metric for lane in lanes if (metric := lane.metric(name))]
     lower = name in _LOWER or (lower_is_better(name) and name not in _HIGHER)
     if len(metrics) < max(2, len(lanes)) or not (lower or name in _HIGHER):
+        return None
+    if any(len(lane.entries("processes")) < 2 for lane in lanes):
         return None
     # The range of a few processes is no confidence interval: it does not say where the next one will lie.
     sure = [m for m in metrics if m.value is not None and m.origin == "measured" and not m.interval.startswith("range")]
@@ -290,17 +294,22 @@ def reasons_of(lanes: Sequence[Lane]) -> list[tuple[str, str]]:
         for metric in lane.metrics.values():
             if metric.value is None:
                 found.setdefault(metric.why_absent, {}).setdefault(title(metric.name), []).append(lane.label)
-    result = []
-    for why, by_title in found.items():
-        merged: dict[tuple[str, ...], list[str]] = {}
-        for name, labels in by_title.items():
-            merged.setdefault(tuple(labels), []).append(name)
-        every = len(lanes)
-        told = (
-            ", ".join(names) + ("" if len(labels) == every else f" of {', '.join(labels)}") for labels, names in merged.items()
-        )
-        result.append(("; ".join(told), why))
-    return result
+    return [(which_of(by_title, len(lanes)), why) for why, by_title in found.items()]
+
+
+def which_of(by_title: Mapping[str, Sequence[str]], every: int) -> str:
+    """Figures with the labels of their lanes in words; the labels are left out where all lanes are meant.
+
+    Args:
+        by_title: labels by the figure's name in words.
+        every: how many lanes there are.
+    """
+    merged: dict[tuple[str, ...], list[str]] = {}
+    for name, labels in by_title.items():
+        merged.setdefault(tuple(labels), []).append(name)
+    return "; ".join(
+        ", ".join(names) + ("" if len(labels) == every else f" ({'; '.join(labels)})") for labels, names in merged.items()
+    )
 
 
 def all_warnings(lanes: Sequence[Lane]) -> list[tuple[str, str]]:

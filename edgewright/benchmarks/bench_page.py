@@ -7,7 +7,7 @@ from typing import Any
 
 from edgewright.benchmarks import bench_facts as facts
 from edgewright.benchmarks import figures
-from edgewright.benchmarks.bench_charts import TOP_OPS, drift_chart, energy_charts, op_charts, placement_chart, spread_chart
+from edgewright.benchmarks.bench_charts import drift_chart, energy_charts, spread_chart
 from edgewright.benchmarks.bench_lanes import (
     Lane,
     all_warnings,
@@ -20,7 +20,9 @@ from edgewright.benchmarks.bench_lanes import (
     rows_of,
     shown,
     title,
+    which_of,
 )
+from edgewright.benchmarks.bench_op_charts import TOP_OPS, op_charts, placement_chart
 from edgewright.benchmarks.report_html import _environment, _for_data, _for_script, _policy, _resource, _tools, javascript_bundle
 from edgewright.errors import needs
 from edgewright.report import Metric, Report
@@ -98,9 +100,6 @@ def _view(lanes: Sequence[Lane]) -> dict[str, Any]:
         "top_ops": TOP_OPS,
         "profiles": [(lane, rows) for lane in lanes if (rows := facts.profile_rows(lane))],
         "unprofiled": _unprofiled(lanes),
-        "profile_notes": list(
-            dict.fromkeys(f"{lane.label}: {text}" for lane in lanes for text in lane.part("profile").get("warnings") or ())
-        ),
         "row_cap": _GROUPS,
         "op_cap": _OPS,
         "powers": powers,
@@ -110,7 +109,7 @@ def _view(lanes: Sequence[Lane]) -> dict[str, Any]:
         "energy_notes": facts.energy_notes(lanes),
         "estimates": _estimates(lanes),
         "facts": facts.fact_rows(lanes),
-        "states": [(lane, rows) for lane in lanes if (rows := facts.condition_rows(lane))],
+        "states": [(lane, found) for lane in lanes if (found := facts.condition_rows(lane))],
         "all_charts": [spread, drift, placement, *ops, *powers],
     }
 
@@ -135,16 +134,16 @@ def _not_equal(lanes: Sequence[Lane]) -> list[str]:
 
 
 def _intervals(lanes: Sequence[Lane]) -> list[tuple[str, str]]:
-    """How intervals were made: (method, which figures) pairs."""
-    found: dict[str, list[str]] = {}
+    """How intervals were made: (method, which figures of which lanes) pairs."""
+    found: dict[str, dict[str, list[str]]] = {}
     for lane in lanes:
         for metric in lane.metrics.values():
             if metric.interval and metric not in estimates_of(lane):
-                found.setdefault(metric.interval, []).append(title(metric.name))
-    return [(method, ", ".join(dict.fromkeys(names))) for method, names in found.items()]
+                found.setdefault(metric.interval, {}).setdefault(title(metric.name), []).append(lane.label)
+    return [(method, which_of(by_title, len(lanes))) for method, by_title in found.items()]
 
 
-def _outside(lanes: Sequence[Lane]) -> list[tuple[str, str, str, list[tuple[str, str, str, str, str]], bool]]:
+def _outside(lanes: Sequence[Lane]) -> list[tuple[str, str, str, list[tuple[str, str, str, str, str]]]]:
     """Per placement: label, in words, note, ops that no delegate took; thread counts whose ops run alike stand once."""
     found: list[tuple[int, Mapping[str, Any]]] = []
     result = []
@@ -154,8 +153,7 @@ def _outside(lanes: Sequence[Lane]) -> list[tuple[str, str, str, list[tuple[str,
             continue
         label = lane.label if any(at == lane.at for at, _ in found) else lane.place
         found.append((lane.at, placed))
-        accelerated = bool((placed.get("delegate") or {}).get("ops"))
-        result.append((label, facts.placement_text(lane), str(placed.get("note") or ""), facts.outside_rows(lane), accelerated))
+        result.append((label, facts.placement_text(lane), str(placed.get("note") or ""), facts.outside_rows(lane)))
     return result
 
 

@@ -1,0 +1,200 @@
+"""Reports on benchmarks as CSV (every metric, for machines) and as Markdown (what people paste into a pull request)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgewright.benchmarks import bench_facts as facts
+from edgewright.benchmarks.bench_lanes import (
+    Lane,
+    all_warnings,
+    best_of,
+    device_of,
+    estimates_of,
+    interval_of,
+    lanes_of,
+    reasons_of,
+    rows_of,
+    shown,
+    title,
+)
+from edgewright.benchmarks.figures import interval_in, plain_number, printable, short_digest, value_in
+from edgewright.benchmarks.report_text import _code, _inline, _table
+from edgewright.report import Metric, Report
+
+__all__ = ["render_bench_csv", "render_bench_markdown"]
+
+_COLUMNS = (
+    "report", "file", "sha256", "device", "address", "engine", "precision", "threads", "metric", "unit",
+    "value", "low", "high", "interval", "samples", "origin", "why_absent",
+)  # fmt: skip
+_TOP_OPS = 10
+
+
+# --- CSV ------------------------------------------------------------------------------------------------------------
+
+
+def render_bench_csv(reports: Sequence[Report | Mapping[str, Any]]) -> str:
+    """One row per report, thread count and metric; numbers with all their digits, missing ones empty and then with the reason.
+
+    The file's sizes are the same for all thread counts of a report and stand in one row, whose thread count is empty if there
+    are several. Reports are numbered from 1, as two of them may be of the same file on the same device.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    lanes = lanes_of(reports)
+    for lane in lanes:
+        first = next(other for other in lanes if other.at == lane.at)
+        several = len([other for other in lanes if other.at == lane.at]) > 1
+        for metric in lane.metrics.values():
+            shared = several and not metric.subject
+            if not shared or lane is first:
+                writer.writerow(_row(lane, metric, "" if shared else str(lane.threads)))
+    return printable(text.getvalue())
+
+
+def _row(lane: Lane, metric: Metric, threads: str) -> tuple[str | int, ...]:
+    model, device = lane.report["model"], device_of(lane.report)
+    figures = (metric.value, metric.low, metric.high)
+    return (
+        *(lane.at + 1, str(model.get("path") or ""), str(model.get("sha256") or ""), device["name"], device["address"]),
+        *(str(model.get("library") or model.get("engine") or ""), str((model.get("execution") or {}).get("precision") or "")),
+        *(threads, metric.name, metric.unit),
+        *("" if figure is None else plain_number(figure) for figure in figures),
+        *(metric.interval, metric.samples, metric.origin, metric.why_absent),
+    )
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def render_bench_markdown(reports: Sequence[Report | Mapping[str, Any]]) -> str:
+    """The tables of the page: figures side by side, warnings, where ops run, ops, energy, estimates, conditions.
+
+    What comes from outside (names, reasons) is escaped so that it cannot be taken for Markdown or HTML.
+    """
+    lanes = lanes_of(reports)
+    files = ", ".join(dict.fromkeys(lane.file or "model" for lane in lanes))
+    parts = [f"# {_inline(files)}: benchmark report", "## Figures", _figures(lanes)]
+    if warnings := all_warnings(lanes):
+        parts += [
+            "## Warnings",
+            "\n".join(f"- {f'{_inline(label)}: ' if label else ''}{_inline(text)}" for label, text in warnings),
+        ]
+    parts += _processes(lanes)
+    parts += _placement(lanes)
+    parts += _ops(lanes)
+    parts += _energy(lanes)
+    parts += _estimates(lanes)
+    parts += ["## Devices and conditions", _conditions(lanes)]
+    return printable("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    return [_inline(cell) for cell in row]
+
+
+def _figures(lanes: Sequence[Lane]) -> str:
+    rows = []
+    for _, names in rows_of(lanes):
+        for name in names:
+            best = best_of(lanes, name)
+            metrics = [lane.metric(name) for lane in lanes]
+            cells = [f"**{_figure(m)}**" if at == best else _figure(m) for at, m in enumerate(metrics)]
+            rows.append([_inline(title(name)), *cells])
+    text = _table(["", *(_inline(lane.label) for lane in lanes)], rows, numbers=1)
+    notes = [f"-: {_inline(which)}: {_inline(why)}." for which, why in reasons_of(lanes)]
+    if any("**" in cell for row in rows for cell in row):
+        notes.append("Bold: its 95 % interval is better than all others and overlaps none of them.")
+    return "\n\n".join([text, *notes])
+
+
+def _figure(metric: Metric | None) -> str:
+    """Value and interval; an estimate says so."""
+    if metric is None or metric.value is None:
+        return "-"
+    mark = " (ESTIMATED)" if metric.origin == "estimated" else ""
+    interval = interval_of(metric)
+    return _inline(f"{shown(metric)} ({interval})" if interval else shown(metric)) + mark
+
+
+def _processes(lanes: Sequence[Lane]) -> list[str]:
+    rows = facts.process_rows(lanes)
+    return ["## Single processes", _table(facts.PROCESSES, [_cells(row) for row in rows], numbers=1)] if rows else []
+
+
+def _placement(lanes: Sequence[Lane]) -> list[str]:
+    lines, tables = [], []
+    seen: list[tuple[int, Mapping[str, Any]]] = []
+    for lane in lanes:
+        placed = lane.part("placement")
+        if not placed or (lane.at, placed) in seen:
+            continue
+        label = lane.label if any(at == lane.at for at, _ in seen) else lane.place
+        seen.append((lane.at, placed))
+        lines.append(f"- {_inline(label)}: {_inline(facts.placement_text(lane) or 'not known')}")
+        if rows := facts.outside_rows(lane):
+            heads = ("ops that no delegate took", "multiply-adds", "run on", "names", "reason")
+            tables += [f"{_inline(label)}:", _table(heads, [_cells(row) for row in rows])]
+    return ["## Where ops run", "\n".join(lines), *tables] if lines else []
+
+
+def _ops(lanes: Sequence[Lane]) -> list[str]:
+    parts = []
+    for lane in lanes:
+        profile = lane.part("profile")
+        ops = sorted(profile.get("ops") or (), key=lambda op: -float(op["share"]))
+        if ops:
+            shares = [
+                (
+                    *(
+                        _inline(str(op["op"])),
+                        value_in(float(op["share"]), "share"),
+                        interval_in(float(op["low"]), float(op["high"]), "share"),
+                    ),
+                    *(_inline(str(op.get("device") or "not told")), _inline(str(op["name"]).partition(";")[0])),
+                )
+                for op in ops[:_TOP_OPS]
+            ]
+            rest = f" The other {len(ops) - _TOP_OPS} ops are in bench.json." if len(ops) > _TOP_OPS else ""
+            note = (
+                f"{_inline(lane.label)}: {_inline(str(profile.get('source', '')))}, {int(profile.get('runs', 0)):,} runs.{rest}"
+            )
+            parts += [note, _table(("op", "share", "interval", "device", "name"), shares)]
+    return ["## Ops that take the longest", *parts] if parts else []
+
+
+def _energy(lanes: Sequence[Lane]) -> list[str]:
+    rows, absent = facts.energy_rows(lanes), facts.no_energy(lanes)
+    parts = [_table(facts.ENERGIES, [_cells(row) for row in rows])] if rows else []
+    lines = [
+        f"- Not measured on {_inline(which)}: {_inline(why)}{f' ({_inline(hint)})' if hint else ''}"
+        for which, why, hint in absent
+    ]
+    lines += [f"- {_inline(note)}" for note in facts.energy_notes(lanes)]
+    parts += ["\n".join(lines)] if lines else []
+    return ["## Energy", *parts] if parts else []
+
+
+def _estimates(lanes: Sequence[Lane]) -> list[str]:
+    """Estimates of each report, once for all its thread counts, apart from what was measured."""
+    parts = []
+    for lane in {lane.at: lane for lane in reversed(lanes)}.values():
+        for metric in estimates_of(lane):
+            told = _figure(metric) if metric.value is not None else f"- ({_inline(metric.why_absent)})"
+            parts.append(f"{_inline(lane.place)}: {_inline(title(metric.name))}: {told}")
+            if rows := facts.estimate_rows(lane):
+                parts.append(_table(("what", "value"), [_cells(row) for row in rows]))
+    return ["## Estimates, not measured", *parts] if parts else []
+
+
+def _conditions(lanes: Sequence[Lane]) -> str:
+    rows = []
+    for name, cells in facts.fact_rows(lanes):
+        texts = [f"`{_code(short_digest(cell))}`" if name == "sha256" and cell else _inline(cell) or "-" for cell in cells]
+        rows.append([_inline(name), *texts])
+    return _table(["", *(_inline(lane.label) for lane in lanes)], rows)
