@@ -130,6 +130,25 @@ def test_killed_holder_lets_go(board, models):
         assert deployment.deploy(models[0], board, wait_s=30)["golden"]["passed"]
 
 
+@pytest.mark.parametrize("text", ["pushing watch.tflite", "computing golden vectors on"])
+def test_connection_that_breaks_leaves_the_old_version(new_sshd, tmp_path, models, text):
+    server = new_sshd()
+    board = server.board(str(tmp_path / "board"))
+    first = deployment.deploy(models[0], board)
+
+    def cut(share, told):
+        if told.startswith(text):
+            server.hang_up()
+
+    with pytest.raises(DeviceError, match="pi"):
+        deployment.deploy(models[1], board, progress=cut)
+    with open_device(board, what="x", wait_s=30) as device:
+        assert deployed(device, "watch")["models"]["watch"]["current"]["slot"] == first["slot"]
+    done = deployment.deploy(models[1], board, wait_s=30)
+    assert done["from"] == first["slot"]
+    assert not list(Path(board.folder).rglob("incoming"))
+
+
 # What every board does alike is tested on this one.
 
 
