@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from edgewright import commands, compress_commands
+from edgewright.benchmarks.bench_view_commands import report
 from edgewright.benchmarks.commands import bench
 from edgewright.benchmarks.compare_commands import compare, history
 from edgewright.deploy_commands import deploy, deployed, rollback
@@ -45,6 +46,7 @@ app.command(short_help="Convert a trained model to the file for the device.")(co
 app.command(short_help="Compare what two models compute on the same samples.")(commands.verify)
 app.command(short_help="Tell how good a file is on labelled data.")(compress_commands.evaluate)
 app.command(short_help="Measure a file here or on boards: latency, memory, energy.")(bench)
+app.command(short_help="Put benchmark reports side by side in one page.")(report)
 app.command(short_help="Compare two benchmark reports; fail on a regression.")(compare)
 app.command(short_help="Show a model's figures from benchmark to benchmark.")(history)
 app.command(short_help="Run a model on video or sensors in real time.")(run)

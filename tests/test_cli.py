@@ -18,7 +18,7 @@ from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 
 VERBS = (
-    *("compress", "convert", "verify", "evaluate", "bench", "compare", "history", "run", "devices", "doctor", "deploy"),
+    *("compress", "convert", "verify", "evaluate", "bench", "report", "compare", "history", "run", "devices", "doctor", "deploy"),
     *("deployed", "rollback", "inspect", "recipes", "cache", "demo"),
 )
 INSPECT_KEYS = [
