@@ -169,7 +169,7 @@ def condition_rows(lane: Lane) -> list[tuple[str, str, str, str, str]]:
 def _arrow(pair: Sequence[str]) -> str:
     """Before and after, once if they are alike."""
     before, after = pair
-    return after if before == after or not before else f"{before} → {after}"
+    return (after or "–") if before == after or not before else f"{before} → {after}"
 
 
 def devices_of(lanes: Sequence[Lane]) -> dict[str, str]:

@@ -88,8 +88,9 @@ def _label(op: str, name: str) -> str:
     end = "/".join(parts[-2:])
     if end.startswith(op):  # OpenVINO names ops after their types
         op, end = "", end or op
-    room = max(12, _LETTERS - len(op))
-    return f"{op} {end if len(end) <= room else f'…{end[1 - room :]}'}".strip()
+    room = max(14, _LETTERS - len(op))
+    # Cut in the middle: the beginning tells blocks apart, the end layers of a block.
+    return f"{op} {end if len(end) <= room else f'{end[: room - 7]}…{end[-6:]}'}".strip()
 
 
 def placement_chart(lanes: Sequence[Lane], colours: Mapping[str, str]) -> Chart | None:

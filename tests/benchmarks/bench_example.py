@@ -17,7 +17,7 @@ from edgewright.testing_models import plus_one_tflite
 
 NASTY = 'odd <script>alert("x")</script> & \u202egnp.elit | `code`.tflite'
 WHY = "no power meter on this machine (looked for rapl: no /sys/class/powercap/intel-rapl*, hwmon: none)"
-REASON = "the delegate has no <b>RESIZE</b> with half-pixel centres"
+REASON = "the delegate has no <b>such op</b> with these padding sizes"
 
 
 def state(celsius: float | None = None, ghz: float = 2.4) -> dict[str, Any]:
@@ -40,10 +40,10 @@ def placement(delegate: str = "CPU, XNNPACK delegate") -> dict[str, Any]:
             {
                 "index": index,
                 "name": f"net/block_{index}/Relu6;net/block_{index}/conv",
-                "op": "CONV_2D" if inside else ("RESIZE_BILINEAR" if index == 4 else "SOFTMAX"),
+                "op": "CONV_2D" if inside else ("TRANSPOSE_CONV" if index == 4 else "SOFTMAX"),
                 "device": delegate if inside else "CPU, built-in kernels",
                 "delegate": inside,
-                "macs": 1_000_000 * (index + 1) if inside else (0 if index == 4 else None),
+                "macs": None if index == 9 else 1_000_000 * (index + 1),
                 "reason": "" if inside else REASON,
                 "kind": "",
             }
@@ -135,7 +135,10 @@ def jetson(folder: Path) -> Report:
     hot = {"before": state(88.0, 1.9), "after": state(97.5, 1.2), "throttled": True, "why": "cooling_device0 in state 3"}
     placed = placement("GPU, delegate")
     same = {"placement": placed, "profile": profile(placed, 4.0)}
-    runs = [record(4.0, 40 + at, 1, **same, **({"conditions": hot} if at == 2 else {}), order=at) for at in range(3)]
+    runs = [
+        record(4.32 if at == 2 else 4.0, 40 + at, 1, **same, **({"conditions": hot} if at == 2 else {}), order=at)
+        for at in range(3)
+    ]
     return on(report_of(file, {1: runs}), "orin", "Jetson Orin Nano", "root@orin")
 
 

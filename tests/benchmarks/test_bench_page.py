@@ -240,12 +240,12 @@ def test_the_placement_map_is_in_the_files_order_and_as_wide_as_multiply_adds(re
     assert all(after["from"] == pytest.approx(before["to"]) for before, after in itertools.pairwise(first))
     assert first[-1]["to"] == pytest.approx(1.0)
     wide = [row["to"] - row["from"] for row in first]
-    assert wide[8] / wide[0] == pytest.approx(9.0) and wide[4] > 0
+    assert wide[8] / wide[0] == pytest.approx(9.0) and wide[4] / wide[0] == pytest.approx(5.0) and wide[9] > 0
     assert [row["high"] - row["low"] < 0.5 for row in first] == [n in (4, 9) for n in range(10)]
     assert first[4]["tip Why not in a delegate"] == example.REASON and first[9]["tip Multiply-adds"] == "not counted"
     assert len({row["fill"] for row in rows}) == 3
     text = Page(render_bench_html([reports["pi5"]], FAKE)).text
-    assert "1 RESIZE_BILINEAR" in text and text.count(flat(example.REASON)) == 2
+    assert "1 TRANSPOSE_CONV 11.11 %" in text and text.count(flat(example.REASON)) == 2
 
 
 def test_ops_are_sorted_by_share_with_their_intervals(reports):

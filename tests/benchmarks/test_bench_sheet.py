@@ -99,11 +99,11 @@ def test_markdown_has_the_tables_of_the_page(reports):
     assert found["Figures"][0] == ["", "pi5, 1 thread", "pi5, 2 threads", "orin, 1 thread", "local, 1 thread"]
     assert [len(row) for row in found["Figures"]] == [5] * len(found["Figures"])
     p50 = next(row for row in found["Figures"] if row[0] == "p50")
-    assert p50[3].startswith("4.00 ms (3.98 to 4.01 ms)")
+    assert p50[3].startswith("4.10 ms (")
     assert len(found["Single processes"]) == 1 + 10
     assert len(found["Energy"]) == 1 + 9
     assert f"Not measured on local, 1 thread: {example.WHY}".replace("*", r"\*") in text
-    assert "orin: GPU, delegate: 8 of 10 ops, 100.00 % of the multiply-adds" in text
+    assert "orin: GPU, delegate: 8 of 10 ops, 88.89 % of the multiply-adds" in text
     estimates = text[text.index("## Estimates, not measured") :]
     assert "1.065 mJ (0.7400 to 1.390 mJ) (ESTIMATED)" in estimates and "M. Horowitz" in estimates
     assert "1.065 mJ" not in text[: text.index("## Estimates, not measured")]
