@@ -51,7 +51,7 @@ def _facts(lane: Lane) -> dict[str, str]:
         "File": str(model.get("path") or ""),
         "sha256": str(model.get("sha256") or ""),
         "Format": str(model.get("format") or ""),
-        "Engine": str(model.get("library") or model.get("engine") or ""),
+        "Engine": lane.engine,
         "Computed in": f"mixed precision: {kinds}" if precision == "mixed" and kinds else precision,
         "Runs on": str(execution.get("device") or ""),
         "Where ops run": placement_text(lane),

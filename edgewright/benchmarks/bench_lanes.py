@@ -103,6 +103,11 @@ class Lane:
         """The model file's name."""
         return PurePath(str(self.report["model"].get("path", ""))).name
 
+    @property
+    def engine(self) -> str:
+        """Library and release, or the engine's name."""
+        return str(self.report["model"].get("library") or self.report["model"].get("engine") or "")
+
     def metric(self, name: str) -> Metric | None:
         """A figure; None if the report has none of that name."""
         return self.metrics.get(name)

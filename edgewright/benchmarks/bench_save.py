@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import atomic_folder
-from edgewright.benchmarks.bench_charts import drift_chart, energy_charts, spread_chart
-from edgewright.benchmarks.bench_facts import devices_of
 from edgewright.benchmarks.bench_lanes import document_of, lanes_of
-from edgewright.benchmarks.bench_op_charts import op_charts, placement_chart
 from edgewright.benchmarks.bench_sheet import render_bench_csv, render_bench_markdown
 from edgewright.cache import default_root
 from edgewright.errors import ArtifactError, MissingPackageError, UsageError
@@ -75,15 +73,15 @@ def _html(reports: Sequence[Report | Mapping[str, Any]]) -> str:
 
 def check_form(report: Report | Mapping[str, Any]) -> str:
     """Why a report cannot be shown; empty if it can: what is read from a file may have been cut, or written by others."""
+    from edgewright.benchmarks.bench_page import render_bench_html
+
     try:
         lanes = lanes_of([report])
+        document_of([report])
         render_bench_csv([report])
         render_bench_markdown([report])
-        colours = devices_of(lanes)
-        for draw in (spread_chart, drift_chart, energy_charts):
-            draw(lanes)
-        for place in (op_charts, placement_chart):
-            place(lanes, colours)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        with suppress(MissingPackageError):
+            render_bench_html([report], "")
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         return f"it lacks what 'edgewright bench' writes ({type(error).__name__}: {error})"
     return "" if lanes else "it has no thread count"

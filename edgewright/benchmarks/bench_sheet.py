@@ -62,7 +62,7 @@ def _row(lane: Lane, metric: Metric, threads: str) -> tuple[str | int, ...]:
     figures = (metric.value, metric.low, metric.high)
     return (
         *(lane.at + 1, str(model.get("path") or ""), str(model.get("sha256") or ""), device["name"], device["address"]),
-        *(str(model.get("library") or model.get("engine") or ""), str((model.get("execution") or {}).get("precision") or "")),
+        *(lane.engine, str((model.get("execution") or {}).get("precision") or "")),
         *(threads, metric.name, metric.unit),
         *("" if figure is None else plain_number(figure) for figure in figures),
         *(metric.interval, metric.samples, metric.origin, metric.why_absent),
