@@ -95,6 +95,7 @@ def bench_on(
         UsageError: there is no such file, board or meter; before anything is pushed.
     """
     external = is_beside(meter)
+    lacking = _lacking(meter) if external else {}
     for target in files:
         if not Path(target.path).is_file():
             raise UsageError(f"there is no model file {target.path}", hint="pass a .tflite, .onnx or OpenVINO .xml file")
@@ -107,7 +108,7 @@ def bench_on(
             there = {id(target): place for target, place in zip(files, places, strict=True)}
             words = ["--idle-gaps", idle_gaps, "--gap-ms", gap_ms, "--energy-seconds", energy_s, "--baseline-seconds", baseline_s]
             words += ["--profile"] if profile else []
-            words += ["--meter", "marker" if external else _preferred(device, meter)]
+            words += ["--meter", "none" if lacking else "marker" if external else _preferred(device, meter)]
 
             def measure(target: BenchTarget, settings: Mapping[str, Any]) -> dict[str, Any]:
                 command = ["-m", "edgewright.benchmarks", "bench", there[id(target)], "--json"]
@@ -115,9 +116,10 @@ def bench_on(
                 command += ["--exact"] if target.exact else []
                 flags = {"threads": "--threads", "duration_s": "--duration", "warmup_s": "--warmup", "max_runs": "--max-runs"}
                 command += [str(word) for name, flag in flags.items() for word in (flag, settings[name])]
-                with _beside(meter if external else None) as energy:
+                with _beside(meter if external and not lacking else None) as energy:
                     found = device.json([*command, *map(str, words)], timeout_s=timeout_s)
-                    return {**found, "energy": energy(found["energy"])}
+                    asked = {"settings": {**found["settings"], "meter": meter}}  # not what stood for it on the board
+                    return {**found, **asked, "energy": lacking or energy(found["energy"])}
 
             reports = bench_many(files, duration_s=duration_s, repeats=repeats, measure=measure, progress=progress)
         about = {
@@ -130,7 +132,7 @@ def bench_on(
     return [
         replace(
             report,
-            settings={**report.settings, "device": about, "meter": meter},
+            settings={**report.settings, "device": about},
             warnings=(*report.warnings, *([remark] if remark else [])),
         )
         for report in reports
@@ -151,9 +153,21 @@ def is_beside(meter: str) -> bool:
     except PluginError as error:
         raise UsageError(error.message, error.hint) from error
     if external:
-        with suppress(MeterError):  # it may yet come, and else the report says why it did not
-            open_meter(meter)
+        _lacking(meter)
     return external
+
+
+def _lacking(meter: str) -> dict[str, Any]:
+    """Why an instrument beside the board cannot be read, for the report; empty if it can.
+
+    Raises:
+        UsageError: its option means nothing to it.
+    """
+    try:
+        open_meter(meter)
+    except MeterError as error:
+        return {"why_absent": error.message, "hint": error.hint}
+    return {}
 
 
 def _preferred(device: Device, meter: str) -> str:
