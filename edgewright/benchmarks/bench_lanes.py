@@ -243,8 +243,8 @@ def interval_of(metric: Metric) -> str:
     """The interval as the tables show it, without its method; empty if there is none."""
     ends = (metric.low, metric.high)
     if metric.unit == "bytes" and all(end is not None and math.isfinite(end) for end in ends):
-        first, last = (human_bytes(end) for end in ends if end is not None)
-        return f"{first} to {last}"
+        first, last = (human_bytes(end).rpartition(" ") for end in ends if end is not None)
+        return f"{first[0]}{'' if first[2] == last[2] else f' {first[2]}'} to {' '.join(last[::2])}"
     return interval_text(metric, method=False)
 
 
