@@ -67,7 +67,7 @@ def compare(
         print_comparison(found)
     undecided = [undecided_text(change) for change in found.changes if change.verdict == "undecided"]
     if found.verdict == "regressed":
-        hint = "" if found.rerun else "--rerun measures both files again before an alarm is raised"
+        hint = "" if rerun else "--rerun measures both files again before an alarm is raised"
         raise RegressionError(alarm_text(found.regressed), hint=hint)
     if undecided and strict:
         raise RegressionError(f"undecided: {'; '.join(undecided)}", hint="measure with more processes, or leave out --strict")

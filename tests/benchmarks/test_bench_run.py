@@ -14,6 +14,7 @@ import pytest
 from edgewright.benchmarks.bench_run import Conditions, measure, misplaced
 from edgewright.benchmarks.history import History
 from edgewright.benchmarks.placement import Expectation
+from edgewright.devices.device import open_device
 from edgewright.errors import DeviceError, UsageError
 from edgewright.testing_models import plus_one_tflite
 from edgewright.worker import Limits
@@ -257,6 +258,32 @@ def test_board_that_goes_away_leaves_nothing_half(boards, new_sshd, model, here,
     assert code == DeviceError.exit_code and out == ""
     assert "pi" in err and server.address in err
     assert not (place / "report").exists() and not (place / "data").exists()
+
+
+def test_interrupted_bench_leaves_nothing_on_the_board(boards, ssh_board, model, place):
+    """Ctrl-C while the board works: its process ends, its folder goes, the next one has the board at once."""
+    known = "".join(f'{key} = "{value}"\n' for key, value in ssh_board.options.items())
+    (boards / "pi.toml").write_text(
+        f'title = "Pi"\ntransport = "ssh"\naddress = "{ssh_board.address}"\npython = "{sys.executable}"\n'
+        f'folder = "{place / "pi"}"\n[options]\n{known}'
+    )
+    mine = f"edgewright.benchmarks bench {place / 'pi'}"
+    words = ["-m", "edgewright.cli", "bench", str(model), "-d", "pi", *QUICK[:-4], "--idle-gaps", "300", "--meter", "none"]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not running(mine):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and "cancelled" in err and "Traceback" not in err
+    until = time.monotonic() + 30
+    while running(mine):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    with open_device(ssh_board, what="looking", wait_s=30):
+        assert list((place / "pi" / "tmp").glob("*")) == []
+    assert not (place / "data").exists()
 
 
 def running(text):

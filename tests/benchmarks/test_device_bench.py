@@ -481,6 +481,17 @@ def test_instrument_that_is_not_there(local_board, model, tmp_path):
     assert find_metric(report.metrics, "latency_p50").value > 0
 
 
+def test_meters_of_the_boards_profile_are_looked_for_first(local_board, model):
+    board = dataclasses.replace(local_board, meters=("rapl", "android"))
+    [report] = bench_on(board, [BenchTarget(model)], **{**QUICK, "meter": "auto", "energy_s": 0.5, "baseline_s": 0.5})
+    energy = report.details["energy"][0]
+    if "why_absent" in energy:
+        assert energy["why_absent"].index("rapl") < energy["why_absent"].index("android") < energy["why_absent"].index("hwmon")
+    else:
+        assert energy["meter"] == "rapl"
+    assert report.settings["meter"] == "auto"
+
+
 # ---- measured again ----------------------------------------------------------------------------------------------------
 
 
