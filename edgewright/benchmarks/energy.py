@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from edgewright.benchmarks.alignment import CHIP_S, CODE, Alignment, Marker, align_by_markers, align_by_wall, run_marker
 from edgewright.benchmarks.energy_figures import LEAST_BASELINE_READINGS, LEAST_READINGS, Window, energy_of
 from edgewright.benchmarks.power import Clock, Meter, PowerTrace, open_meter
+from edgewright.benchmarks.quiet import no_garbage_collection
 from edgewright.errors import MeterError, UsageError
 
 __all__ = ["EXTERNAL", "Timeline", "Window", "energy_of", "external_energy", "measure_energy"]
@@ -129,11 +129,11 @@ def measure_energy(
     clock = clock or Clock()
     plan = _Plan(run, clock, latency_s, energy_s, baseline_s, windows)
     if meter in EXTERNAL:
-        with _no_garbage_collection():
+        with no_garbage_collection():
             return plan.carry_out(None, chip_s if marker or meter == "marker" else 0.0).to_json()
     try:
         opened = open_meter(meter, root=root, clock=clock)
-        with _no_garbage_collection():
+        with no_garbage_collection():
             trace, timeline = _metered(opened, plan, chip_s if marker or opened.external else 0.0)
         if trace.clock == "monotonic":
             return energy_of(trace, timeline.windows, timeline.baselines)
@@ -308,16 +308,3 @@ def _long_enough(readings: int, rate_hz: float) -> float:
 
 def _absent(error: MeterError) -> dict[str, Any]:
     return {"why_absent": error.message, "hint": error.hint}
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Collect now and not while the block runs."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -6,7 +6,6 @@ Needs NumPy and one engine, so that a board can run it too: `python -m edgewrigh
 from __future__ import annotations
 
 import builtins
-import gc
 import math
 import os
 import platform
@@ -18,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.artifact import TensorSpec
 from edgewright.benchmarks.conditions import conditions, throttled
 from edgewright.benchmarks.memory import arena, memory_now, reset_peak, resident
+from edgewright.benchmarks.quiet import no_garbage_collection
 from edgewright.errors import EdgewrightError, PluginError, UsageError
 from edgewright.runtime import ENGINES, Session, open_session
+from edgewright.runtime.golden import drawn_values
 from edgewright.runtime.machine import fingerprint, machine
 
 __all__ = ["measure"]
@@ -131,8 +131,8 @@ def measure(
     with session:
         loaded = memory_now()
         rng = np.random.default_rng(seed)
-        feeds = {spec.name: _feed(spec, rng) for spec in session.inputs}
-        with _no_garbage_collection():
+        feeds = {spec.name: drawn_values(spec, rng) for spec in session.inputs}
+        with no_garbage_collection():
             started = time.perf_counter_ns()
             results = session.run(feeds)
             first_ns = time.perf_counter_ns() - started
@@ -247,18 +247,6 @@ def _check_meter(text: str) -> None:
         raise PluginError(f"there is no meter '{name}'", hint=f"known: {', '.join(known)}")
 
 
-def _feed(spec: TensorSpec, rng: np.random.Generator) -> Array:
-    """Random values that an input takes, of its dtype; a free size is 1."""
-    shape = tuple(1 if size is None else size for size in spec.shape)
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind in "fc":
-        return np.asarray(rng.standard_normal(shape)).astype(dtype)
-    if spec.quantized:
-        limits = np.iinfo(dtype)
-        return np.asarray(rng.integers(limits.min, limits.max, shape, dtype, endpoint=True), dtype)
-    return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
-
-
 def _batch(arrays: Sequence[Array]) -> int:
     """Samples of one call: a model without a batch axis has inputs and outputs of different first sizes."""
     first = {array.shape[0] if array.ndim else 0 for array in arrays}
@@ -312,19 +300,6 @@ def _after_idle(session: Session, feeds: Mapping[str, Array], gaps: int, gap_ms:
         if end >= last and len(found) >= LEAST_RUNS:
             break
     return found
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Collect now and not while the block runs: a collection takes longer than many an inference."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @contextmanager

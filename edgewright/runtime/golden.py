@@ -25,7 +25,7 @@ from edgewright.artifact import TensorSpec, file_sha256, write_atomic
 from edgewright.errors import ArtifactError, VerificationError
 from edgewright.runtime.session import Array, Session, open_session
 
-__all__ = ["Golden", "check_golden", "compare", "golden_path", "make_golden", "read_golden", "require_golden"]
+__all__ = ["Golden", "check_golden", "compare", "drawn_values", "golden_path", "make_golden", "read_golden", "require_golden"]
 
 CALLS = 8
 """Inferences of a golden vector that is made from random inputs."""
@@ -139,7 +139,7 @@ def make_golden(
     with open_session(model, engine=engine, exact=True) as session:
         if feeds is None:
             rng = np.random.default_rng(seed)
-            feeds = [{spec.name: _drawn(spec, rng) for spec in session.inputs} for _ in range(CALLS)]
+            feeds = [{spec.name: drawn_values(spec, rng) for spec in session.inputs} for _ in range(CALLS)]
             source = f"seed {seed}"
         results = _run(session, feeds)
         with session.clone() as again:
@@ -317,8 +317,11 @@ def _run(session: Session, feeds: Sequence[Mapping[str, Array]]) -> list[dict[st
     return [session.run(feed) for feed in feeds]
 
 
-def _drawn(spec: TensorSpec, rng: np.random.Generator) -> Array:
-    """Random values that an input takes."""
+def drawn_values(spec: TensorSpec, rng: np.random.Generator) -> Array:
+    """Random values that an input takes, of its dtype; a free size is 1.
+
+    Normal values for floats, all stored values for quantized integers, 0 and 1 for others.
+    """
     shape = tuple(1 if size is None else size for size in spec.shape)
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "fc":
