@@ -148,6 +148,8 @@ def is_beside(meter: str) -> bool:
     name = meter.strip().partition(":")[0]
     if name in ("auto", "none", *EXTERNAL):
         return False
+    if "," in name or "+" in name:
+        open_meter(meter)  # says why several are none
     try:
         external = METERS.get(name).external
     except PluginError as error:

@@ -1,9 +1,11 @@
 """Benchmarks on boards that answer: the record, who holds the board, what breaks, clock governors, instruments beside it."""
 
+import contextlib
 import dataclasses
 import getpass
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import tty
 from pathlib import Path
 
 import numpy as np
@@ -440,6 +443,43 @@ def test_energy_by_an_instrument_beside_the_board(ssh_board, instrument, tmp_pat
     energy = find_metric(report.metrics, "energy_per_inference")
     assert energy.low < energy.value < energy.high and energy.origin == "measured"
     assert report.settings["meter"] == f"trace:{out}?scope=supply"
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count processor time in nanoseconds")
+def test_energy_by_an_instrument_at_a_port(local_board, instrument, tmp_path, monkeypatch):
+    """Each process opens the port anew; what came between two of them is not read."""
+    pytest.importorskip("serial")
+    path = placed_models.heavy(tmp_path / "heavy.tflite")
+    out = instrument(RECORDER, f"edgewright.benchmarks bench {local_board.folder}")
+    ours, theirs = pty.openpty()
+    tty.setraw(ours)
+    tty.setraw(theirs)
+    os.set_blocking(ours, False)
+    stop = threading.Event()
+
+    def forward():
+        with out.open() as file:
+            file.seek(0, os.SEEK_END)
+            while not stop.wait(0.005):
+                with contextlib.suppress(BlockingIOError):  # nobody reads
+                    os.write(ours, file.read().encode())
+
+    thread = threading.Thread(target=forward)
+    thread.start()
+    try:
+        meter = f"serial:{os.ttyname(theirs)}?columns=t_s,watts"
+        quick = {**QUICK, "repeats": 2, "meter": meter, "energy_s": 2.0, "baseline_s": 1.0}
+        [report] = bench_on(local_board, [BenchTarget(path)], **quick)
+    finally:
+        stop.set()
+        thread.join()
+        os.close(ours)
+        os.close(theirs)
+    for found in report.details["energy"]:
+        assert "why_absent" not in found, found
+        assert found["meter"] == "serial" and found["alignment"]["method"] == "marker"
+        assert found["baseline_watts"] == pytest.approx(2.0, rel=0.05)
+        assert found["mj_per_inference"] > 0
 
 
 STEADY = """
