@@ -1,6 +1,6 @@
 """A live source that is faster than the model: ages of results, the account of all frames, and memory over a long run.
 
-A synthetic 25 fps camera feeds a convolutional network that takes about 200 ms (on a 2026 server core); the default policy for live sources keeps the
+A synthetic 25 fps camera feeds a convolutional network that takes about 200 ms; the default policy for live sources keeps the
 newest frame. Printed: the model's period, the age of results, what became of every frame, and the slope of memory.
 
     .venv/bin/python perf/live.py [--minutes 30] [--source synthetic:image?rate=25] [--work DIR] [--out FILE]
