@@ -169,9 +169,10 @@ def choose_engine(device: Device, format: str | None, name: str) -> str:
         )
     installed = [one for one in taking if one in device.engines() or one not in ENGINE_MODULES]
     if not installed:
+        get = how_to_get(device.survey(), taking[0])
         raise DeviceError(
             f"{name} runs with {' or '.join(taking)}, which the Python of {board.name} does not have",
-            hint=f"pass --wheels DIR with what '{how_to_get(device.survey())}' brings there, or install an engine on the board",
+            hint=f"pass --wheels DIR with what '{get}' brings there, or install {taking[0]} on the board",
         )
     return installed[0]
 

@@ -151,6 +151,14 @@ def read_report(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is no JSON: {error}", hint=how) from error
     if isinstance(found, dict) and "error" in found:
         raise UsageError(f"{path} holds an error and no report: {found['error'].get('message', '')}", hint=how)
+    reports = found.get("reports") if isinstance(found, dict) and "kind" not in found else None
+    if isinstance(reports, list) and len(reports) == 1:
+        found = reports[0]
+    elif isinstance(reports, list) and reports:
+        raise UsageError(
+            f"{path} holds {len(reports)} benchmark reports, one is compared with one",
+            hint="measure one board at a time, or set them side by side with: edgewright report",
+        )
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind != "bench" or not {"metrics", "details", "settings", "model"} <= found.keys():
         raise UsageError(f"{path} is no benchmark report: its kind is {kind!r}, not 'bench'", hint=how)

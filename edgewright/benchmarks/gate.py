@@ -94,7 +94,7 @@ def parse_limit(text: str) -> Limit:
         share = math.nan
     if not figure or not 0 <= share <= 10 or (equals and not number.endswith("%")):
         raise UsageError(f"--max-regression {text} is no limit in per cent", hint="write for example p90=5%")
-    return Limit(figure, share)
+    return Limit("p999" if figure == "p99.9" else figure, share)  # reports print it as p99.9
 
 
 def gate_level(figures: int) -> float:

@@ -102,8 +102,9 @@ def wheel_fits(name: str, board: Mapping[str, Any]) -> bool:
     )
 
 
-def how_to_get(board: Mapping[str, Any]) -> str:
+def how_to_get(board: Mapping[str, Any], engine: str = "litert") -> str:
     """The command that fetches NumPy and an engine for a board on a machine with internet."""
+    package = {"litert": "ai-edge-litert"}.get(engine, engine)
     libc, version = board["libc"]
     python = ".".join(map(str, board["python"][:2]))
     older = [(2, 17), (2, 27), (2, 28), (2, 34)]
@@ -112,7 +113,7 @@ def how_to_get(board: Mapping[str, Any]) -> str:
     else:
         platforms = [f"manylinux_{a}_{b}_{board['machine']}" for a, b in older if (a, b) <= _numbers(version)] or ["any"]
     flags = " ".join(f"--platform {one}" for one in platforms)
-    return f"pip download --only-binary=:all: --python-version {python} {flags} -d DIR numpy ai-edge-litert"
+    return f"pip download --only-binary=:all: --python-version {python} {flags} -d DIR numpy {package}"
 
 
 def _python_fits(python: str, abi: str, have: tuple[int, int]) -> bool:

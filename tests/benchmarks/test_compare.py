@@ -229,6 +229,11 @@ def test_limits(text, expected):
     assert parse_limit(text).share == pytest.approx(expected)
 
 
+def test_limit_by_the_name_that_reports_print():
+    assert parse_limit("p99.9=5%").figure in FIGURES
+    assert parse_limit("p99.9=5%").figure == "p999"
+
+
 @pytest.mark.parametrize("text", ["", "=5%", "p90=", "p90=5", "p90=x%", "p90=-1%", "p90=nan%", "p90=5%%"])
 def test_limits_that_are_none(text):
     with pytest.raises(UsageError):
@@ -366,6 +371,8 @@ def test_limits_on_what_is_not_there():
         ("[]", "is no benchmark report"),
         ('{"kind": "compress"}', "its kind is 'compress'"),
         ('{"error": {"message": "no such file"}}', "holds an error and no report: no such file"),
+        ('{"reports": [{"kind": "bench"}, {"kind": "bench"}]}', "holds 2 benchmark reports, one is compared with one"),
+        ('{"reports": []}', "is no benchmark report"),
     ],
 )
 def test_files_that_are_no_reports(tmp_path, text, message):

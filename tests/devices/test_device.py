@@ -21,7 +21,7 @@ from packaging import tags
 
 from edgewright.devices import device as device_module
 from edgewright.devices.device import open_device
-from edgewright.devices.packages import choose_wheels, wheel_fits
+from edgewright.devices.packages import choose_wheels, how_to_get, wheel_fits
 from edgewright.devices.programs import packed
 from edgewright.devices.wheel import build_wheel
 from edgewright.errors import DeviceBusyError, DeviceError
@@ -377,3 +377,8 @@ def test_wheels_are_unpacked_with_their_data_folders(board, tmp_path):
     with open_device(board, what="x") as device:
         device.ensure_runtime()  # goes on with what was pushed before
         assert device.python(["-c", "import thing; print(thing.answer)"], timeout_s=60).stdout == "42\n"
+
+
+@pytest.mark.parametrize(("engine", "package"), [("litert", "ai-edge-litert"), ("openvino", "openvino")])
+def test_command_that_fetches_wheels_names_the_engine_that_is_missing(engine, package):
+    assert how_to_get(PI, engine).endswith(f"-d DIR numpy {package}")
