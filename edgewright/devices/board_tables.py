@@ -50,7 +50,10 @@ def print_checks(board: Board, found: Sequence[Check]) -> None:
     console.print()
     lacking = [check.name for check in found if check.needed and check.state not in ("ok", "warning")]
     if lacking:
-        console.print(f"not ready: {', '.join(lacking)}", style="red")
+        unseen = [check.name for check in found if check.name in lacking and check.state == "not checked"]
+        missing = [name for name in lacking if name not in unseen]
+        rest = f"{'; not checked: ' if missing else 'not checked: '}{', '.join(unseen)}" if unseen else ""
+        console.print(f"not ready: {', '.join(missing)}{rest}", style="red")
     else:
         warned = [check.name for check in found if check.state == "warning"]
         console.print("ready" + (f", with a warning about {', '.join(warned)}" if warned else ""), style="green")

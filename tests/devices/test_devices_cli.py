@@ -279,6 +279,13 @@ def test_doctor_ends_with_code_1_if_something_is_missing(here):
     ]
 
 
+def test_doctor_tells_what_is_missing_from_what_was_not_looked_at(here):
+    here("devices", "add", "gone", "--profile", "local", "--python", "/no/such/python3")
+    code, out, _ = here("doctor", "gone")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("not ready: python; not checked: "), out
+
+
 def test_doctor_and_probe_of_a_board_in_use(here):
     with open_device("local", what="bench of a colleague"):
         code, out, _ = here("doctor")
