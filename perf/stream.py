@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 CLIPS = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080)}
-FRAMES = 300
+FRAMES = 900
 SIZE = 224
 LIMITS = {"480p": 0.93, "720p": 0.90, "1080p": 0.90}
 OURS = "edgewright"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from edgewright.runtime.session import Session
 from edgewright.runtime.windows import Windowing
 
 __all__ = ["Crew", "Flow", "Loaded"]
+
+_Inferred: TypeAlias = tuple[int, Item, dict[str, Array], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +127,12 @@ class Crew:
         self._order, self._pending, self._next = threading.Lock(), {}, 0  # type: ignore[var-annotated]
         self._abandoned = False
         self._active = len(self._sessions)
+        # What comes behind inference is done beside the next one; live results are handed on at once, by the worker itself.
+        self._inferences: queue.Queue[_Inferred | None] | None = None if live else queue.Queue(len(self._sessions))
         self.threads = [
             *(self._thread(f"capture {feed.lane.name}", self._capture, feed) for feed in self.feeds),
             *(self._thread(f"infer {n}", self._work, one) for n, one in enumerate(self._sessions)),
+            *([] if live else [self._thread("answer", self._answer)]),
         ]
 
     def stop(self) -> None:
@@ -175,7 +181,11 @@ class Crew:
         try:
             while (taken := self._buffer.take()) is not None:
                 sequence, item = taken
-                self._deliver(sequence, item, *self._inferred(session, item))
+                done = (sequence, item, *self._inferred(session, item))
+                if self._inferences is None:
+                    self._deliver(*done)
+                else:
+                    self._inferences.put(done)
         except Exception as error:
             self._broken(EngineError(f"a worker ended ({type(error).__name__}: {error})"))
             self._failed()
@@ -185,8 +195,21 @@ class Crew:
                 last = not self._active
                 if last and self._abandoned:
                     self.free()
-            if last:
+            if last and self._inferences is None:
                 self._ended()
+            elif last:
+                self._inferences.put(None)
+
+    def _answer(self) -> None:
+        """Answers to what the workers have inferred, until the last of them has ended."""
+        inferences = self._inferences
+        while inferences is not None and (done := inferences.get()) is not None:
+            try:
+                self._deliver(*done)
+            except Exception as error:
+                self._broken(EngineError(f"answers ended ({type(error).__name__}: {error})"))
+                self._failed()
+        self._ended()
 
     def _inferred(self, session: Session, item: Item) -> tuple[dict[str, Array], int]:
         """Real outputs and the time that the engine took; none if it failed, and the item says why."""

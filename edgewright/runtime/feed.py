@@ -21,7 +21,7 @@ __all__ = ["Feed"]
 
 _FROZEN_S = 2.0
 _SPARE = 16
-_JUDGED = 3, 4
+_JUDGED = 3, 6
 """Inferences and frames after which decoding threads are chosen: a file that is opened anew decodes these frames again."""
 
 
@@ -119,13 +119,17 @@ class Feed:
         return {"live": self.source.live, **({"decode_threads": threads} if threads else {}), **self.lane.to_json()}
 
     def _balance(self) -> None:
-        """Once: have a file decoded on two threads if its frames take longer than the model."""
+        """Once: have a file decoded on two threads if its frames take much longer than the model.
+
+        Two threads cost more in all and take the model's core, so a little longer is not enough. The first frames are slow
+        ones: the lower quartile of so few is nearer to the rest than their median.
+        """
         stages = self.lane.stages
         if self._balanced or stages["infer"].count < _JUDGED[0] or stages["capture"].count < _JUDGED[1]:
             return
         self._balanced = True
-        capture, prepare, infer = (stages[name].percentile(0.5) or 0.0 for name in ("capture", "prepare", "infer"))
-        if capture + prepare > 1.15 * infer:
+        capture, prepare, infer = (stages[name].percentile(0.25) or 0.0 for name in ("capture", "prepare", "infer"))
+        if capture + prepare > 1.5 * infer:
             self.source.decode_on(2)
 
     def _read(self) -> Frame | None:
