@@ -92,6 +92,7 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line and end the process with the error's exit code."""
+    _open_what_is_closed()
     arguments = _verbose_first(sys.argv[1:])
     if not arguments:
         with command().make_context("edgewright", [], resilient_parsing=True) as context:
@@ -113,6 +114,13 @@ def main() -> None:
     except Exception as error:
         code = _fail(_as_ours(error, invocation), invocation)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_what_is_closed() -> None:
+    """Python has no object for a standard stream that was closed before it started: what goes there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
 
 
 def _end(number: int, _: Any) -> None:

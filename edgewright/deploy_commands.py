@@ -148,7 +148,7 @@ def _answer(context: typer.Context, done: Mapping[str, Any], as_json: bool) -> N
     facts = {
         "device": done["device"],
         "runs": f"{done['name']} {done['slot']}{' (it ran already)' if done['unchanged'] else ''}",
-        "before": done["from"] or "nothing",
+        **({} if done["unchanged"] else {"before": done["from"] or "nothing"}),
         "model there": folded(done["model"], max(20, console.width - 20)),
         "golden vectors": _golden_words(done["golden"]),
     }

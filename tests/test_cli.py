@@ -465,3 +465,10 @@ def test_inspect_fits_the_terminal_with_one_line_per_tensor(columns):
     assert sum("kernel" in row for row in rows) == 19
     assert ("model/a_rather_long_layer_name_23/with_a_part/kernel" in said) is (columns == 140)
     assert "?]evil?[red]:warning:" in said, "names from a file are text, not markup or terminal commands"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_traceback(tmp_path, closed):
+    command = f"{sys.executable} -m edgewright.cli recipes {closed}; echo code $? > {tmp_path}/code"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (tmp_path / "code").read_text() == "code 0\n" and "Traceback" not in done.stdout + done.stderr

@@ -18,16 +18,17 @@ GOLDEN = {
         files_of looks_like process_lives raw_bytes sweep_leftovers write_atomic""",
     "edgewright.benchmarks.accuracy": """PRIMARY accuracy change_of change_unit figures_of is_error metric_names
         task_metrics unit_of wilson_interval""",
-    "edgewright.benchmarks.bench": "BenchTarget Measure batch_means bench bench_many histogram_of report_of t_interval t_quantile",
+    "edgewright.benchmarks.bench": """BenchTarget Measure batch_means bench bench_many histogram_of report_of t_interval
+        t_quantile""",
     "edgewright.benchmarks.fidelity": "compare_outputs cosine sqnr_db top1_agreement",
     "edgewright.cache": "Cache Entry code_digest default_root",
     "edgewright.compression": "compress data_of find_all own_engine require_success takers",
     "edgewright.conversion": """Data Lowering MODEL_SUFFIXES Progress TRAINING_FORMATS Trust check_batch check_options
         check_route convert declare described inspect lower make_writer silent""",
     "edgewright.demo": "FILES RECIPES run_demo",
-    "edgewright.errors": """ArtifactError BudgetError ConversionError DeviceBusyError DeviceError EXTRAS EdgewrightError EngineError
-        MeterError MissingPackageError ModelError PlacementError PluginError RegressionError SamplesError ShapeError SinkError
-        SourceError UnsupportedError UntrustedCodeError UsageError
+    "edgewright.errors": """ArtifactError BudgetError ConversionError DeviceBusyError DeviceError EXTRAS
+        EdgewrightError EngineError MeterError MissingPackageError ModelError PlacementError PluginError
+        RegressionError SamplesError ShapeError SinkError SourceError UnsupportedError UntrustedCodeError UsageError
         VerificationError WorkerCrashError WorkerError WorkerMemoryError WorkerTimeoutError error_from_json needs""",
     "edgewright.estimates": "Estimate estimate",
     "edgewright.evaluation": "Judging broken_budgets evaluate judge require_budget with_boxes",

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.energy import EXTERNAL
 from edgewright.benchmarks.energy_estimate import estimate
 from edgewright.benchmarks.placement import Expectation, check
 from edgewright.errors import EdgewrightError, PlacementError, UsageError
-from edgewright.report import Metric, Report
+from edgewright.report import Metric, Report, find_metric
 from edgewright.worker import Limits
 
 __all__ = ["Conditions", "measure", "misplaced"]
@@ -77,12 +78,14 @@ def measure(
         One report for each board, in order, and the errors of boards that gave none, by name.
 
     Raises:
-        UsageError: there is no such board or meter, or memory is limited on a board.
+        UsageError: there is no such board or meter, memory is limited on a board, or wheels are given without one.
         EdgewrightError: what `bench_many` raises, and `bench_on` if there is one board only.
     """
     boards = tuple(dict.fromkeys(boards))
     if boards and limits.memory_bytes is not None:
         raise UsageError("--memory-limit is for processes here, not those on a board", hint="leave it out, or leave out --device")
+    if wheels is not None and not boards:
+        raise UsageError(f"--wheels {wheels} is for a board, none is named", hint="add --device NAME, or leave it out")
     from edgewright.benchmarks.device_bench import bench_on, is_beside
     from edgewright.devices.boards import find_board
 
@@ -95,6 +98,7 @@ def measure(
     failed: dict[str, EdgewrightError] = {}
 
     def done(report: Report) -> None:
+        report = _with_meter(report, how.meter)
         reports.append(_with_estimate(report) if how.estimate else report)
         if finished:
             finished(reports[-1])
@@ -130,6 +134,14 @@ def misplaced(reports: Sequence[Report], expectations: Sequence[Expectation]) ->
                 where = f"{report.settings['device']['name']}: " if len(reports) > 1 else ""
                 found.append(PlacementError(f"{where}{error.message}", error.hint))
     return found
+
+
+def _with_meter(report: Report, meter: str) -> Report:
+    """The report, with a warning if a meter was named and gave nothing: it would else stand in a note alone."""
+    energy = find_metric(report.metrics, "energy_per_inference")
+    if meter in ("auto", "none", *EXTERNAL) or energy is None or energy.value is not None:
+        return report
+    return replace(report, warnings=(*report.warnings, f"energy was not measured with {meter}: {energy.why_absent}"))
 
 
 def _with_estimate(report: Report) -> Report:

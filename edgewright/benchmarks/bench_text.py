@@ -211,7 +211,8 @@ def _cells(metrics: Sequence[Metric]) -> list[str]:
     show = _form(metrics[0])
     cells = []
     for metric in metrics:
-        cells.append("-" if metric.value is None else show(metric.value, True))
+        absent = "not measured" if metric.name.startswith(("energy", "power")) else "-"
+        cells.append(absent if metric.value is None else show(metric.value, True))
         ends = (metric.low, metric.high)
         cells.append(" - ".join(show(end, False) for end in ends if end is not None))
     return cells

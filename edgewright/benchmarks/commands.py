@@ -38,7 +38,8 @@ def bench(
         str,
         typer.Option(
             "--meter",
-            help="Power meter: auto, none, rapl, hwmon, ina3221, pmic, android; beside the board: trace:FILE.csv, serial:PORT.",
+            help="Power meter: auto, none, rapl, hwmon, ina3221, ina238, pmic, android; "
+            "beside the board: trace:FILE.csv, serial:PORT.",
         ),
     ] = "auto",
     energy_seconds: Annotated[float, typer.Option("--energy-seconds", min=0.1, help="Seconds under the meter.")] = 10.0,

@@ -164,6 +164,7 @@ def history(
         points = points_of(kept.query(model, device), metric)[-limit:]
     if plot is not None:
         write_atomic(plot, history_svg(points, metric).encode())
+        log.warning("the plot is in %s", plot)
     if as_json:
         invocation.answer({"file": str(file), "metric": metric, "points": [point.to_json() for point in points]})
     else:

@@ -108,7 +108,8 @@ def undecided_text(change: Change) -> str:
         told = f"{title} ({_interval(found)}) neither shows nor excludes a rise of more than {_limit_text(limit)}"
     if change.more is not None:
         count = min(change.processes) + change.more
-        return f"{told}; {change.more} more processes of each file would decide if nothing else changes (--repeats {count})"
+        more = "1 more process" if change.more == 1 else f"{change.more} more processes"
+        return f"{told}; {more} of each file would decide if nothing else changes (--repeats {count})"
     if found.low is not None and min(change.processes):
         return f"{told}; more than 1000 processes would be needed: they differ too much for this limit, or the change lies at it"
     return told

@@ -14,7 +14,7 @@ from edgewright.artifact import file_sha256, files_of
 from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.benchmarks.comparable import device_of, threads_of
 from edgewright.benchmarks.energy import EXTERNAL, external_energy
-from edgewright.benchmarks.power import METERS, Meter, PowerTrace, open_meter
+from edgewright.benchmarks.power import METERS, Meter, last_reading, newer_than, open_meter
 from edgewright.devices.boards import Board
 from edgewright.devices.device import Device, open_device
 from edgewright.errors import DeviceError, EdgewrightError, MeterError, PluginError, UsageError
@@ -116,10 +116,11 @@ def bench_on(
                 command += ["--exact"] if target.exact else []
                 flags = {"threads": "--threads", "duration_s": "--duration", "warmup_s": "--warmup", "max_runs": "--max-runs"}
                 command += [str(word) for name, flag in flags.items() for word in (flag, settings[name])]
-                with _beside(meter if external and not lacking else None) as energy:
+                beside = meter if external and not lacking else None
+                with _in_our_words(target.path, there[id(target)]), _beside(beside) as energy:
                     found = device.json([*command, *map(str, words)], timeout_s=timeout_s)
                     asked = {"settings": {**found["settings"], "meter": meter}}  # not what stood for it on the board
-                    return {**found, **asked, "energy": lacking or energy(found["energy"])}
+                    return {**found, **asked, "energy": _named(lacking or energy(found["energy"]), device.board.name)}
 
             reports = bench_many(files, duration_s=duration_s, repeats=repeats, measure=measure, progress=progress)
         about = {
@@ -137,6 +138,23 @@ def bench_on(
         )
         for report in reports
     ]
+
+
+@contextmanager
+def _in_our_words(path: str | Path, there: str) -> Iterator[None]:
+    """Have the board's errors name the file by its path here, and what is to be installed as to be installed there."""
+    try:
+        yield
+    except DeviceError as error:
+        hint = f"on the board, or bring it there with --wheels: {error.hint}" if "pip install" in error.hint else error.hint
+        raise type(error)(error.message.replace(there, str(path)), hint) from error
+
+
+def _named(energy: dict[str, Any], board: str) -> dict[str, Any]:
+    """A reason in which "this machine" is the board's name: a reader takes it for the one that the report is read on."""
+    if "why_absent" not in energy:
+        return energy
+    return {**energy, "why_absent": energy["why_absent"].replace("on this machine", f"on {board}")}
 
 
 def is_beside(meter: str) -> bool:
@@ -235,7 +253,7 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
     since = None
     try:
         opened = open_meter(meter)
-        since = _last(opened)
+        since = last_reading(opened)
         opened.start()
     except MeterError as error:
         opened, why = None, {"why_absent": error.message, "hint": error.hint}
@@ -246,7 +264,7 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
             return why or dict(record)
         reading, opened = opened, None
         try:
-            return external_energy(_after(reading.stop(), since), record)
+            return external_energy(newer_than(reading.stop(), since), record)
         except MeterError as error:
             return {"why_absent": error.message, "hint": error.hint}
 
@@ -256,30 +274,6 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
         if opened is not None:
             with suppress(MeterError):
                 opened.stop()
-
-
-def _last(meter: Meter) -> int | None:
-    """The time of the last reading that an instrument's file has already, in its clock; None if there is none."""
-    try:
-        return int(meter.so_far().t_ns[-1])
-    except MeterError:
-        return None
-
-
-def _after(trace: PowerTrace, since: int | None) -> PowerTrace:
-    """What of a trace came while one process ran: the markers of those before it must not be taken for its own.
-
-    Raises:
-        MeterError: that is less than two readings.
-    """
-    if since is None:
-        return trace
-    new = trace.t_ns > since
-    if new.sum() < 2:
-        raise MeterError(
-            f"{trace.meter}: {new.sum()} readings came while the board was measured", hint="let the recording run meanwhile"
-        )
-    return replace(trace, t_ns=trace.t_ns[new], watts=trace.watts[new])
 
 
 def measure_again(

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgewright.benchmarks.alignment import CHIP_S, CODE, Alignment, Marker, align_by_markers, align_by_wall, run_marker
 from edgewright.benchmarks.energy_figures import LEAST_BASELINE_READINGS, LEAST_READINGS, Window, energy_of
-from edgewright.benchmarks.power import Clock, Meter, PowerTrace, open_meter
+from edgewright.benchmarks.power import Clock, Meter, PowerTrace, last_reading, newer_than, open_meter
 from edgewright.benchmarks.quiet import no_garbage_collection
 from edgewright.errors import MeterError, UsageError
 
@@ -274,6 +274,7 @@ class _Plan:
 
 def _metered(meter: Meter, plan: _Plan, chip_s: float) -> tuple[PowerTrace, Timeline]:
     """Carry out a plan while a meter reads; the meter is stopped in any case."""
+    since_ns = last_reading(meter) if meter.external else None
     meter.start()
     try:
         timeline = plan.carry_out(meter, chip_s)
@@ -281,7 +282,7 @@ def _metered(meter: Meter, plan: _Plan, chip_s: float) -> tuple[PowerTrace, Time
         with suppress(MeterError):
             meter.stop()
         raise
-    return meter.stop(), timeline
+    return newer_than(meter.stop(), since_ns), timeline
 
 
 def _pace(meter: Meter | None) -> tuple[float, float]:

@@ -112,7 +112,11 @@ def evaluate_outputs(
     opened = open_samples(SamplesSpec.from_json(samples), specs)
     names, names_before = ([spec["name"] for spec in given or ()] for given in (outputs, reference_outputs))
     file = load_outputs(candidate, names, len(opened))
-    before = None if reference is None else matched_outputs(names, file, names_before, load_outputs(reference, names_before, len(opened)))
+    before = (
+        None
+        if reference is None
+        else matched_outputs(names, file, names_before, load_outputs(reference, names_before, len(opened)))
+    )
     remarks = _Remarks([], [])
     labelled = _labelled(opened, names, file, before, task, Path(candidate).name, remarks)
     pairs = _pairs(labelled, opened, threshold, tuple(class_names or ()), remarks)
@@ -164,7 +168,9 @@ def load_outputs(path: str, names: Sequence[str], samples: int) -> list[Array]:
     return arrays
 
 
-def matched_outputs(names: Sequence[str], file: Sequence[Array], names_before: Sequence[str], before: Sequence[Array]) -> list[Array]:
+def matched_outputs(
+    names: Sequence[str], file: Sequence[Array], names_before: Sequence[str], before: Sequence[Array]
+) -> list[Array]:
     """The original's outputs in the file's order, matched by name, or by position if the names differ."""
     if len(names) != len(names_before):
         raise ShapeError(f"the file has the outputs {', '.join(names)}, the original has {', '.join(names_before)}")

@@ -6,7 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,16 @@ import numpy as np
 from edgewright.errors import EdgewrightError, MeterError, UsageError
 from edgewright.registry import Kind
 
-__all__ = ["METERS", "Clock", "Meter", "PowerTrace", "find_meter", "open_meter"]
+__all__ = [
+    "METERS",
+    "Clock",
+    "Meter",
+    "PowerTrace",
+    "find_meter",
+    "last_reading",
+    "newer_than",
+    "open_meter",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -261,6 +270,34 @@ def find_meter(root: Path = Path("/"), prefer: Sequence[str] = ()) -> str:
         f"no power meter on this machine (looked for {'; '.join(reasons)})",
         hint="name an external one with --meter trace:FILE.csv or --meter serial:PORT, or add --estimate-energy for an estimate",
     )
+
+
+def last_reading(meter: Meter) -> int | None:
+    """The time of the last reading that an instrument's file has already, in its clock; None if there is none."""
+    try:
+        return int(meter.so_far().t_ns[-1])
+    except MeterError:
+        return None
+
+
+def newer_than(trace: PowerTrace, since_ns: int | None) -> PowerTrace:
+    """What of a trace came while one process ran: the markers of those before it must not be taken for its own.
+
+    Args:
+        trace: all of it.
+        since_ns: of `last_reading`, before the process began; None keeps everything.
+
+    Raises:
+        MeterError: that is less than two readings.
+    """
+    if since_ns is None:
+        return trace
+    new = trace.t_ns > since_ns
+    if new.sum() < 2:
+        raise MeterError(
+            f"{trace.meter}: {new.sum()} readings came while the model was measured", hint="let the recording run meanwhile"
+        )
+    return replace(trace, t_ns=trace.t_ns[new], watts=trace.watts[new])
 
 
 def _count(n: int, what: str) -> str:

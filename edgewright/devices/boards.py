@@ -15,7 +15,7 @@ from typing import Any
 
 from edgewright.artifact import write_atomic
 from edgewright.devices.board_text import near, read_profile
-from edgewright.errors import ArtifactError, PluginError, UsageError
+from edgewright.errors import ArtifactError, DeviceError, PluginError, UsageError
 
 __all__ = [
     "LOCAL",
@@ -249,19 +249,25 @@ def parse_board(name: str, text: str, source: str, *, file: Path | None = None, 
     if own.get("transport", base.transport) == base.transport:  # options of another transport mean nothing to this one
         own["options"] = {**base.options, **own["options"]}
     board = replace(base, name=name, file=file, **own)
-    if board.options:
-        _require_options(board, source)
+    if board.options or board.address:
+        _require_transport(board, source)
     return board
 
 
-def _require_options(board: Board, source: str) -> None:
-    """Refuse options that the board's transport does not take."""
+def _require_transport(board: Board, source: str) -> None:
+    """Refuse options that the board's transport does not take, and an address that is none to it."""
     from edgewright.devices.transport import TRANSPORTS
 
     try:
-        known = list(TRANSPORTS.get(board.transport).options)
+        transport = TRANSPORTS.get(board.transport)
+        known = list(transport.options)
     except (PluginError, ImportError):  # told when it is to be used
         return
+    if board.address:
+        try:
+            transport.check_address(board.address)
+        except DeviceError as error:
+            raise UsageError(f"{source}: {error.message}", hint=error.hint) from error
     for key in board.options:
         if key not in known:
             raise UsageError(

@@ -53,5 +53,6 @@ def board_failure(board: Board, done: Completed, doing: str) -> DeviceError:
             hint=f"install Python 3.10 or newer there, or name it as python in the board's profile (it is '{board.python}')",
         )
     return DeviceError(
-        f"{board.name} cannot {doing}: {last[:300]} (exit code {done.code})", hint=f"edgewright doctor {board.name} looks closer"
+        f"{board.name} cannot {doing}: {last[:300]} (exit code {done.code})",
+        hint=f"see whether folder and python are right in its profile: edgewright devices show {board.name}",
     )

@@ -65,16 +65,16 @@ def space_check(board: Board, survey: Mapping[str, Any], need_bytes: int, what: 
     free, used = int(survey["free_bytes"]), int(survey["used_bytes"])
     if need_bytes + ROOM_BYTES > free:
         raise DeviceError(
-            f"{what} needs {_mb(need_bytes)} on {board.name} and {_mb(ROOM_BYTES)} are to stay free, only {_mb(free)} are",
+            f"{what} needs {_mib(need_bytes)} on {board.name} and {_mib(ROOM_BYTES)} are to stay free, only {_mib(free)} are",
             hint=f"free space where {board.folder} lies, or name another folder in the board's profile",
         )
     if board.flash_bytes is not None and used + need_bytes > board.flash_bytes:
         raise DeviceError(
-            f"{what} needs {_mb(need_bytes)} on {board.name}, {_mb(max(0, board.flash_bytes - used))} are left of the "
-            f"{_mb(board.flash_bytes)} that its profile allows",
-            hint="deploy with a smaller --keep, remove old models there, or raise flash in the board's profile",
+            f"{what} needs {_mib(need_bytes)} on {board.name}, {_mib(max(0, board.flash_bytes - used))} are left of the "
+            f"{_mib(board.flash_bytes)} that its profile allows",
+            hint="raise flash in the board's profile, remove old models there, or deploy with a smaller --keep",
         )
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

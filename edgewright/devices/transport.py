@@ -61,6 +61,14 @@ class Transport(Link):
         board: whose `address` and `options` say how to get there; nothing is connected yet.
     """
 
+    @classmethod
+    def check_address(cls, address: str) -> None:
+        """Refuse what cannot be an address, when it is written into a profile; connects nothing.
+
+        Raises:
+            DeviceError: it is none; the message begins with "the address".
+        """
+
     def push(self, source: Path, target: str, *, progress: Callable[[float], None] | None = None) -> None:
         """Put a file on the board; it appears under its name whole and checked there, or not at all.
 

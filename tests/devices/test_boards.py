@@ -112,6 +112,13 @@ def test_profiles_of_ones_own_extend_each_other_and_join_their_options(folder):
     assert [board.name for board in boards.user_boards()] == ["here", "lab", "pi"]
 
 
+@pytest.mark.parametrize("address", ["pi@host:abc", "pi@host:70000", "a b", "pi@[::1"])
+def test_an_address_that_is_none_is_refused_where_it_is_written(folder, address):
+    (folder / "pi.toml").write_text(f'extends = "raspberry_pi_4"\naddress = "{address}"\n')
+    with pytest.raises(UsageError, match="the address is no SSH address"):
+        find_board("pi")
+
+
 def test_a_board_of_ones_own_comes_before_the_shipped_one_that_it_extends(folder):
     (folder / "raspberry_pi_5.toml").write_text('extends = "raspberry_pi_5"\naddress = "pi@h"\n')
     assert find_board("raspberry_pi_5").address == "pi@h"

@@ -273,7 +273,7 @@ def test_too_little_space_is_told_before_anything_is_pushed(local_board, models)
     deployment.deploy(models[0], local_board)
     used = sum(path.stat().st_size for path in Path(local_board.folder).rglob("*") if path.is_file())
     full = dataclasses.replace(local_board, flash_bytes=used + 1000)
-    with pytest.raises(DeviceError, match=r"watch\.tflite needs 0\.0 MB on here, 0\.0 MB are left of the \d\.\d MB") as caught:
+    with pytest.raises(DeviceError, match=r"watch\.tflite needs 0\.0 MiB on here, 0\.0 MiB are left of the \d\.\d MiB") as caught:
         deployment.deploy(models[1], full)
     assert "--keep" in caught.value.hint
     assert not list(Path(local_board.folder).rglob("incoming/*"))

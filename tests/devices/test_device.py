@@ -271,7 +271,7 @@ def test_old_runtimes_go_and_the_last_two_stay(board, monkeypatch):
 
 def test_too_little_space_is_told_with_both_values(board):
     with open_device(dataclasses.replace(board, flash_bytes=100_000), what="x") as device:
-        with pytest.raises(DeviceError, match=r"needs 1\.\d MB on local, 0\.1 MB are left of the 0\.1 MB") as caught:
+        with pytest.raises(DeviceError, match=r"needs 1\.\d MiB on local, 0\.1 MiB are left of the 0\.1 MiB") as caught:
             device.ensure_runtime()
         assert "flash" in caught.value.hint
     assert not Path(board.folder, "runtime").exists()

@@ -67,6 +67,11 @@ class SshTransport(Transport):
         "keepalive_s": "how often a silent connection is tried; four times without an answer and it is lost (5)",
     }
 
+    @classmethod
+    def check_address(cls, address: str) -> None:
+        """See `Transport.check_address`."""
+        Address.of(address, "the address")
+
     def _open(self) -> None:
         with needs("ssh"):
             import asyncssh  # noqa: F401
