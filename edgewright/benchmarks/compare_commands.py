@@ -38,9 +38,13 @@ def compare(
         ),
     ] = None,
     rerun: Annotated[
-        bool,
-        typer.Option("--rerun", help="Measure both files again, in turns, before an alarm is raised or a limit left undecided."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--rerun/--no-rerun",
+            help="Measure both files again, in turns: before an alarm is raised (the default, if they are there), with --rerun "
+            "also where a limit is undecided; or never.",
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", help="What may differ beside the model in spite of limits: machine, engine, library, ..., all."),
@@ -59,7 +63,8 @@ def compare(
         raise UsageError("--rerun has no limit to decide", hint="add for example --max-regression p90=5%")
     reports = (read_report(a), read_report(b))
     found = compared(*reports, limits, allow=allowed)
-    if rerun and found.verdict in ("regressed", "undecided"):
+    again = found.verdict == "regressed" and rerun is not False
+    if again or (rerun and found.verdict == "undecided"):
         found = _again(reports, limits, allowed, found)
     if as_json:
         invocation_of(context).answer(found.to_json())
@@ -67,7 +72,7 @@ def compare(
         print_comparison(found)
     undecided = [undecided_text(change) for change in found.changes if change.verdict == "undecided"]
     if found.verdict == "regressed":
-        hint = "" if rerun else "--rerun measures both files again before an alarm is raised"
+        hint = "without --no-rerun both files are measured again before an alarm is raised" if rerun is False else ""
         raise RegressionError(alarm_text(found.regressed), hint=hint)
     if undecided and strict:
         raise RegressionError(f"undecided: {'; '.join(undecided)}", hint="measure with more processes, or leave out --strict")
