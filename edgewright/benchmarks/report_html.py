@@ -360,7 +360,7 @@ def _flips(shown: Sequence[_Shown]) -> dict[str, Any] | None:
 def _sheet(report: CompressReport) -> list[tuple[str, list[tuple[str, str, Mapping[int, Metric]]]]]:
     """Every metric of every file: (family, rows of (name, subject, metric by the file's number))."""
     families: dict[str, dict[tuple[str, str], dict[int, Metric]]] = {
-        name: {} for name in ("Size", "Accuracy", "Fidelity", "Speed", "Memory", "Other")
+        name: {} for name in ("Size", "Accuracy", "Fidelity", "Speed", "Memory", "Energy", "Other")
     }
     for number, file in enumerate(report.files):
         for metric in file.metrics:

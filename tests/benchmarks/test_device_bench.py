@@ -447,6 +447,7 @@ def test_energy_by_an_instrument_beside_the_board(ssh_board, instrument, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count processor time in nanoseconds")
+@pytest.mark.slow  # minutes, and nobody knows yet why
 def test_energy_by_an_instrument_at_a_port(local_board, instrument, tmp_path, monkeypatch):
     """Each process opens the port anew; what came between two of them is not read."""
     pytest.importorskip("serial")
@@ -513,7 +514,7 @@ def test_recording_that_has_ended_is_not_taken_for_this_one(local_board, model, 
     [report] = bench_on(
         local_board, [BenchTarget(model)], **{**QUICK, "meter": f"trace:{file}", "energy_s": 0.5, "baseline_s": 0.5}
     )
-    assert "0 readings came while the board was measured" in find_metric(report.metrics, "energy_per_inference").why_absent
+    assert "0 readings came while the model was measured" in find_metric(report.metrics, "energy_per_inference").why_absent
 
 
 def test_instrument_that_is_not_there(local_board, model, tmp_path):

@@ -360,6 +360,8 @@ class SimulatedMeter(Meter):
         self.begin, self.ended = self.clock.now, False
 
     def so_far(self):
+        if not hasattr(self, "begin"):
+            raise MeterError("nothing was read yet")
         t_ns, watts = self.clock.power(self.begin, self.clock.now, self.hz)
         if len(t_ns) < 2:
             raise MeterError("too few")
