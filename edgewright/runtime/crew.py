@@ -195,10 +195,10 @@ class Crew:
                 last = not self._active
                 if last and self._abandoned:
                     self.free()
-            if last and self._inferences is None:
-                self._ended()
-            elif last:
+            if last and self._inferences is not None:
                 self._inferences.put(None)
+            elif last:
+                self._ended()
 
     def _answer(self) -> None:
         """Answers to what the workers have inferred, until the last of them has ended."""
