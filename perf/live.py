@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--source", default="synthetic:image?rate=25")
-    parser.add_argument("--layers", type=int, default=5, help="convolutions: more are slower")
+    parser.add_argument("--layers", type=int, default=12, help="convolutions: more are slower")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edgewright-live")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
