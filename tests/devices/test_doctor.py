@@ -26,7 +26,7 @@ from edgewright.devices.transports.local import LocalTransport
 from edgewright.errors import DeviceError, UsageError
 
 VITALS = Path(doctor.__file__).with_name("vitals.py")
-PYENV = Path("/root/.pyenv/versions")
+PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
 PI5 = replace(read_board("raspberry_pi_5"), name="pi5", address="pi@h")
 
 
