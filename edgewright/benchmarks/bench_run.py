@@ -155,7 +155,8 @@ def _with_estimate(report: Report) -> Report:
     moved = _moved_bytes(report)
     found = estimate(int(placement["macs"]), moved, _precision(report.model["execution"]))
     metric = Metric.from_json({key: found[key] for key in Metric.__slots__})
-    told = {key: found[key] for key in ("source", "terms_mj", "constants_pj", "leaves_out", "statement")}
+    told = {key: found[key] for key in ("source", "terms_mj", "constants_pj", "statement") if key in found}
+    told["leaves_out"] = [*found["leaves_out"], _NOT_MOVED]
     return replace(
         report,
         metrics=(*report.metrics, metric),
@@ -164,8 +165,11 @@ def _with_estimate(report: Report) -> Report:
     )
 
 
+_NOT_MOVED = "activations between ops, which move too"
+
+
 def _moved_bytes(report: Report) -> int:
-    """The file, that is its weights, read once, and inputs; activations between ops are not known here and left out."""
+    """The file, that is its weights, read once, and inputs; activations are not known here, which the report says."""
     size = next(metric.value for metric in report.metrics if metric.name == "raw_bytes") or 0.0
     return int(size) + sum(_bytes_of(spec) for spec in report.model["inputs"])
 
@@ -177,8 +181,10 @@ def _bytes_of(spec: Mapping[str, Any]) -> int:
 
 
 def _precision(execution: Mapping[str, Any]) -> str:
-    """The precision whose energy stands for the multiply-adds: the name in the table, the widest that ran where it is mixed."""
-    known = {"int8": "int8", "dynamic int8": "int8", "int16x8": "int32", "float16": "float16", "bf16": "float16"}
-    kinds = [execution["precision"], *execution["kinds"]]
-    found = [known[kind] for kind in kinds if kind in known]
-    return found[0] if len(set(found)) == 1 and "float32" not in kinds else "float32"
+    """The precision of the multiply-adds, by the engine's own word; the widest that ran where several did.
+
+    A word that nobody has published energies for stays as it is: the estimate then says so.
+    """
+    widest = ("float32", "float16", "int8")
+    found = next((kind for kind in widest if kind in execution["kinds"]), execution["precision"])
+    return "int8" if found == "dynamic int8" else str(found)

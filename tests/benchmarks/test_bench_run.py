@@ -7,15 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgewright.benchmarks.bench_run import Conditions, measure, misplaced
+from edgewright.benchmarks.bench_run import Conditions, _with_estimate, measure, misplaced
 from edgewright.benchmarks.history import History
 from edgewright.benchmarks.placement import Expectation
 from edgewright.devices.device import open_device
 from edgewright.errors import DeviceError, UsageError
+from edgewright.report import find_metric
 from edgewright.testing_models import plus_one_tflite
 from edgewright.worker import Limits
 from tests.runtime import placed_models
@@ -116,6 +118,26 @@ def test_estimate_is_typed_and_shown_as_one(boards, here, place):
     assert told["bytes_moved"] >= model.stat().st_size
     assert "estimate" in out + err
     assert not [one for one in data["metrics"] if one["name"] == "energy_per_inference" and one["value"]]
+
+
+@pytest.mark.parametrize(
+    ("precision", "kinds", "value"),
+    [
+        ("int8", [], True),
+        ("dynamic int8", [], True),
+        ("mixed", ["float32", "int8"], True),
+        ("bf16", ["bf16"], False),
+        ("int16x8", [], False),
+        ("unknown", [], False),
+    ],
+)
+def test_a_precision_without_published_energies_is_no_estimate(place, precision, kinds, value):
+    reports, _ = measure(plus_one_tflite(place / "one.tflite"), Conditions(duration_s=0.02, repeats=1, idle_gaps=0, meter="none"))
+    execution = {**reports[0].model["execution"], "precision": precision, "kinds": kinds}
+    found = _with_estimate(replace(reports[0], model={**reports[0].model, "execution": execution}))
+    metric = find_metric(found.metrics, "energy_per_inference_estimate")
+    assert (metric.value is not None) == value and (value or f"has no figure for {precision}" in metric.why_absent)
+    assert any("activations" in text for text in found.details["energy_estimate"]["leaves_out"])
 
 
 def test_estimate_of_several_thread_counts(boards, here, place):
