@@ -447,7 +447,6 @@ def test_energy_by_an_instrument_beside_the_board(ssh_board, instrument, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count processor time in nanoseconds")
-@pytest.mark.slow  # minutes, and nobody knows yet why
 def test_energy_by_an_instrument_at_a_port(local_board, instrument, tmp_path, monkeypatch):
     """Each process opens the port anew; what came between two of them is not read."""
     pytest.importorskip("serial")

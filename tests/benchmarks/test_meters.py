@@ -886,6 +886,26 @@ def test_serial_that_says_nothing_or_nonsense(port):
         meter.start()
 
 
+@pytest.mark.timeout(60)
+def test_serial_that_never_pauses_can_be_stopped(port):
+    meter, over = open_meter(f"serial:{port.name}"), threading.Event()
+
+    def chatter():
+        while not over.wait(0.002):
+            port.send("4.0\n")
+
+    talking = threading.Thread(target=chatter)
+    talking.start()
+    try:
+        meter.start()
+        wait_until(lambda: len(meter._lines.watts) >= 20)
+        assert set(meter.stop().watts) == {4.0}
+    finally:
+        over.set()
+        os.set_blocking(port.ours, False)
+        talking.join()
+
+
 def test_serial_that_goes_away(port):
     meter = open_meter(f"serial:{port.name}")
     threading.Timer(0.2, port.send, ["0\n4.0\n4.0\n4.0\n"]).start()

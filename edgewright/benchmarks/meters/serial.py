@@ -205,7 +205,7 @@ class SerialMeter(Meter):
                 for k, line in enumerate(lines, 1):
                     self._take(line.decode("utf-8", "replace").strip(), last_ns + (now_ns - last_ns) * k // len(lines))
                 last_ns = now_ns if lines else last_ns
-                if stopping and not data:
+                if stopping:  # what had come by then is taken; an instrument that never pauses would else never end
                     return
         except OSError as error:
             self._failed = MeterError(
