@@ -78,14 +78,15 @@ def measure(
         One report for each board, in order, and the errors of boards that gave none, by name.
 
     Raises:
-        UsageError: there is no such board or meter, memory is limited on a board, or wheels are given without one.
+        UsageError: there is no such board or meter, memory is limited on a board, or there are wheels or a wait without one.
         EdgewrightError: what `bench_many` raises, and `bench_on` if there is one board only.
     """
     boards = tuple(dict.fromkeys(boards))
     if boards and limits.memory_bytes is not None:
         raise UsageError("--memory-limit is for processes here, not those on a board", hint="leave it out, or leave out --device")
-    if wheels is not None and not boards:
-        raise UsageError(f"--wheels {wheels} is for a board, none is named", hint="add --device NAME, or leave it out")
+    for option, given in (("--wheels", wheels), ("--wait", wait_s)):
+        if given and not boards:
+            raise UsageError(f"{option} {given} is for a board, none is named", hint="add --device NAME, or leave it out")
     from edgewright.benchmarks.device_bench import bench_on, is_beside
     from edgewright.devices.boards import find_board
 
@@ -155,7 +156,7 @@ def _with_estimate(report: Report) -> Report:
     moved = _moved_bytes(report)
     found = estimate(int(placement["macs"]), moved, _precision(report.model["execution"]))
     metric = Metric.from_json({key: found[key] for key in Metric.__slots__})
-    told = {key: found[key] for key in ("source", "terms_mj", "constants_pj", "statement") if key in found}
+    told: dict[str, Any] = {key: found[key] for key in ("source", "terms_mj", "constants_pj", "statement") if key in found}
     told["leaves_out"] = [*found["leaves_out"], _NOT_MOVED]
     return replace(
         report,

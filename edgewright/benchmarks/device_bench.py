@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import file_sha256, files_of
+from edgewright.artifact import files_of
 from edgewright.benchmarks.bench import BenchTarget, bench_many
-from edgewright.benchmarks.comparable import device_of, threads_of
+from edgewright.benchmarks.comparable import device_of
 from edgewright.benchmarks.energy import EXTERNAL, external_energy
 from edgewright.benchmarks.power import METERS, Meter, last_reading, newer_than, open_meter
+from edgewright.benchmarks.rerun import targets_again
 from edgewright.devices.boards import Board
 from edgewright.devices.device import Device, open_device
-from edgewright.errors import DeviceError, EdgewrightError, MeterError, PluginError, UsageError
+from edgewright.errors import DeviceError, MeterError, PluginError, UsageError
 from edgewright.report import Report
 
 __all__ = ["bench_on", "is_beside", "measure_again"]
@@ -299,21 +300,10 @@ def measure_again(
     if len(boards) > 1 or not boards[0]:
         told = " and ".join(name or "this machine" for name in boards)
         raise UsageError(f"the reports were made on {told}, one board is needed to measure again", hint=how)
-    for report in reports:
-        path, sha256 = Path(report["model"]["path"]), report["model"]["sha256"]
-        try:
-            now = file_sha256(path)
-        except (OSError, EdgewrightError) as error:
-            raise UsageError(f"{path} cannot be measured again: it cannot be read", hint=how) from error
-        if now != sha256:
-            raise UsageError(f"{path} has changed since its report: sha256 {now[:8]}, not {sha256[:8]}", hint=how)
     settings = reports[0]["settings"]
     return bench_on(
         boards[0],
-        [
-            BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
-            for one in reports
-        ],
+        targets_again(reports, how),
         duration_s=float(settings["duration_s"]),
         repeats=processes,
         idle_gaps=int(settings["idle_gaps"]) if "after_idle" in figures else 0,

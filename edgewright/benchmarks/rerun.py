@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import file_sha256
+from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.benchmarks.comparable import device_of, differing, threads_of
 from edgewright.benchmarks.compare import Change, Comparison, as_json, compare_sessions, worst_of
 from edgewright.benchmarks.gate import GATE_PROCESSES, Limit, Verdict
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.report import Report
+from edgewright.runtime.machine import fingerprint
 
-__all__ = ["Measure", "rerun"]
+__all__ = ["Measure", "rerun", "targets_again"]
 
 Progress = Callable[[float, str], None]
 Measure = Callable[[Sequence[Mapping[str, Any]], Sequence[str], int, "Progress | None"], Sequence["Report | Mapping[str, Any]"]]
@@ -82,32 +84,44 @@ def _confirmed(both: Change, alone: Change | None) -> Change:
     return replace(both, verdict=verdict, more=more)
 
 
-def _measure_here(
-    reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
-) -> list[Report]:
-    """Measure the files of reports on this machine."""
-    from edgewright.benchmarks.bench import BenchTarget, bench_many
-    from edgewright.runtime.machine import fingerprint
+def targets_again(reports: Sequence[Mapping[str, Any]], how: str) -> list[BenchTarget]:
+    """The files of reports as they were measured, if they are still those.
 
-    how = "measure both anew with 'edgewright bench'"
+    Args:
+        reports: of kind "bench".
+        how: what to do about a file that is not.
+
+    Raises:
+        UsageError: a file cannot be read, or has changed since.
+    """
     for report in reports:
         path, sha256 = Path(report["model"]["path"]), report["model"]["sha256"]
-        if (device := device_of(report)) not in (None, "", "local"):
-            raise UsageError(f"{path} was measured on {device}, not here", hint=how)
-        if report["settings"]["fingerprint"] != fingerprint():
-            raise UsageError(f"{path} was measured on another machine: {report['settings']['machine']['cpu']}", hint=how)
         try:
             now = file_sha256(path)
         except (OSError, EdgewrightError) as error:
             raise UsageError(f"{path} cannot be measured again: it cannot be read", hint=how) from error
         if now != sha256:
             raise UsageError(f"{path} has changed since its report: sha256 {now[:8]}, not {sha256[:8]}", hint=how)
+    return [
+        BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
+        for one in reports
+    ]
+
+
+def _measure_here(
+    reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
+) -> list[Report]:
+    """Measure the files of reports on this machine."""
+    how = "measure both anew with 'edgewright bench'"
+    for report in reports:
+        path = report["model"]["path"]
+        if (device := device_of(report)) not in (None, "", "local"):
+            raise UsageError(f"{path} was measured on {device}, not here", hint=how)
+        if report["settings"]["fingerprint"] != fingerprint():
+            raise UsageError(f"{path} was measured on another machine: {report['settings']['machine']['cpu']}", hint=how)
     settings = reports[0]["settings"]
     return bench_many(
-        [
-            BenchTarget(one["model"]["path"], one["model"]["engine"], tuple(threads_of(one)), bool(one["settings"]["exact"]))
-            for one in reports
-        ],
+        targets_again(reports, how),
         duration_s=float(settings["duration_s"]),
         repeats=processes,
         progress=progress,

@@ -94,6 +94,7 @@ def test_this_machine_has_no_board(boards, model, here):
         (("--device", "good", "--meter", "trace"), "the meter trace needs a file"),
         (("--device", "good", "--meter", "rapl,hwmon"), "names several meters, one is needed"),
         (("--wheels", "wheels"), "--wheels wheels is for a board, none is named"),
+        (("--wait", "5"), "--wait 5.0 is for a board, none is named"),
         (("--meter", "nothing"), "there is no meter 'nothing'"),
         (("--device", "good", "--memory-limit", "2G"), "--memory-limit is for processes here"),
         (("--device", "good", "--expect", "95%"), "95%"),
