@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgewright.benchmarks.gate import (
     judge,
     more_processes,
 )
+from edgewright.benchmarks.saved_reports import read_reports
 from edgewright.errors import UsageError
 from edgewright.report import Report
 
@@ -137,32 +137,20 @@ class Comparison:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report of `edgewright bench --json` from a file.
+    """The one report of a file; see `saved_reports.read_reports`.
 
     Raises:
-        UsageError: the file cannot be read, is no JSON, or no benchmark report.
+        UsageError: the file holds no benchmark report, or several.
     """
-    how = "write one with: edgewright bench MODEL --json > FILE"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=how) from error
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}", hint=how) from error
-    if isinstance(found, dict) and "error" in found:
-        raise UsageError(f"{path} holds an error and no report: {found['error'].get('message', '')}", hint=how)
-    reports = found.get("reports") if isinstance(found, dict) and "kind" not in found else None
-    if isinstance(reports, list) and len(reports) == 1:
-        found = reports[0]
-    elif isinstance(reports, list) and reports:
+    reports = read_reports(path)
+    if len(reports) > 1:
         raise UsageError(
             f"{path} holds {len(reports)} benchmark reports, one is compared with one",
             hint="measure one board at a time, or set them side by side with: edgewright report",
         )
-    kind = found.get("kind") if isinstance(found, dict) else None
-    if kind != "bench" or not {"metrics", "details", "settings", "model"} <= found.keys():
-        raise UsageError(f"{path} is no benchmark report: its kind is {kind!r}, not 'bench'", hint=how)
-    return dict(found)
+    if missing := [part for part in ("model", "settings", "metrics", "details") if part not in reports[0]]:
+        raise UsageError(f"{path} is no whole benchmark report: it has no {', '.join(missing)}", hint="measure it again")
+    return dict(reports[0])
 
 
 def compare(
