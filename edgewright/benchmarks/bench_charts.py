@@ -9,7 +9,7 @@ from typing import Any
 from edgewright.benchmarks.bench_lanes import Lane, interval_of, shown, title
 from edgewright.benchmarks.figures import number_in, typeset, value_in
 from edgewright.benchmarks.report_charts import Chart, base_spec, known, mark_colour, tips
-from edgewright.benchmarks.report_spread import _bin_layer, _latency_scale, _percentile_layers
+from edgewright.benchmarks.report_spread import bin_layer, latency_scale, percentile_layers
 from edgewright.report import Histogram
 
 __all__ = ["LABEL_PIXELS", "drift_chart", "energy_charts", "spread_chart"]
@@ -35,12 +35,12 @@ def spread_chart(lanes: Sequence[Lane]) -> Chart | None:
     for row, (lane, histogram) in enumerate(reversed(drawn)):
         bins += _bins(row, histogram, lane)
         lines += _percentiles(row, lane)
-    scale = _latency_scale([histogram for _, histogram in drawn], [line["at"] for line in lines])
+    scale = latency_scale([histogram for _, histogram in drawn], [line["at"] for line in lines])
     kind = ", logarithmic" if scale["type"] == "log" else ""
     axis = {"title": f"Latency of one inference, ms{kind} (lower is better)", "tickCount": 6, "grid": True}
     x = {"field": "from", "type": "quantitative", "scale": scale, "axis": axis}
     labels: list[Any] = [(*_two_lines(lane), _ends(lane)) for lane, _ in reversed(drawn)]
-    layer = _bin_layer(bins, x, labels)
+    layer = bin_layer(bins, x, labels)
     layer["encoding"]["y"]["axis"] |= {"labelLimit": LABEL_PIXELS}
     outside = sum(histogram.below + histogram.above for _, histogram in drawn)
     more = f" {outside:,} inferences are slower than the bars reach; the table has them." if outside else ""
@@ -49,7 +49,7 @@ def spread_chart(lanes: Sequence[Lane]) -> Chart | None:
         f"means over processes; at the left p50 / p99 in ms.{more}"
     )
     told = "; ".join(f"{lane.label}: p50 {_told(lane, 'latency_p50')}, p99 {_told(lane, 'latency_p99')}" for lane, _ in drawn)
-    layers = [layer, *(_percentile_layers(lines) if lines else [])]
+    layers = [layer, *(percentile_layers(lines) if lines else [])]
     spec = base_spec(_ROW * len(drawn)) | {"layer": layers}
     heading = "How latencies are spread"
     return Chart("chart-spread", heading, caption, f"{heading}. {told}.", spec)

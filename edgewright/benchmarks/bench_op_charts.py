@@ -9,7 +9,7 @@ from edgewright.benchmarks.bench_charts import LABEL_PIXELS
 from edgewright.benchmarks.bench_lanes import Lane
 from edgewright.benchmarks.figures import interval_in, value_in
 from edgewright.benchmarks.report_charts import Chart, base_spec, mark_colour, tips
-from edgewright.benchmarks.report_spread import _js_list
+from edgewright.benchmarks.report_spread import js_list
 
 __all__ = ["TOP_OPS", "op_charts", "placement_chart"]
 
@@ -38,7 +38,7 @@ def _op_chart(lane: Lane, colours: Mapping[str, str]) -> Chart:
     rows = [_op_row(at, op, colours) for at, op in enumerate(top)]
     x_axis = {"title": "part of the time of all ops, %", "tickCount": 5, "grid": True}
     x = {"field": "share", "type": "quantitative", "axis": x_axis, "scale": {"zero": True, "nice": False}}
-    names = _js_list([row["name"] for row in rows])
+    names = js_list([row["name"] for row in rows])
     axis = {"title": None, "ticks": False, "domain": False, "labelLimit": LABEL_PIXELS, "labelColor": "var(--ink)"}
     y = {"field": "row", "type": "ordinal", "sort": None, "axis": {**axis, "labelExpr": f"{names}[datum.value]"}}
     bars = {
@@ -101,7 +101,7 @@ def placement_chart(lanes: Sequence[Lane], colours: Mapping[str, str]) -> Chart 
     rows: list[dict[str, Any]] = []
     for row, (_, placed) in enumerate(reversed(drawn)):
         rows += _strip(row, placed, colours)
-    labels = _js_list([label for label, _ in reversed(drawn)])
+    labels = js_list([label for label, _ in reversed(drawn)])
     axis: dict[str, Any] = {
         "title": None,
         "ticks": False,

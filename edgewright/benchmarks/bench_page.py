@@ -23,7 +23,15 @@ from edgewright.benchmarks.bench_lanes import (
     which_of,
 )
 from edgewright.benchmarks.bench_op_charts import TOP_OPS, op_charts, placement_chart
-from edgewright.benchmarks.report_html import _environment, _for_data, _for_script, _policy, _resource, _tools, javascript_bundle
+from edgewright.benchmarks.report_html import (
+    content_policy,
+    for_data,
+    for_script,
+    javascript_bundle,
+    page_environment,
+    page_tools,
+    resource_text,
+)
 from edgewright.errors import needs
 from edgewright.report import Metric, Report
 
@@ -48,19 +56,22 @@ def render_bench_html(reports: Sequence[Report | Mapping[str, Any]], bundle: str
         import jinja2  # noqa: F401
         import markupsafe
     # Own scope: the bundle's top-level names are single letters.
-    vega = _for_script("(function(){" + (javascript_bundle() if bundle is None else bundle) + "\n})();")
-    script = _for_script(_resource("report.js"))
+    vega = for_script("(function(){" + (javascript_bundle() if bundle is None else bundle) + "\n})();")
+    script = for_script(resource_text("report.js"))
     view = _view(lanes_of(reports))
     drawn = [chart for chart in view.pop("all_charts") if chart]
     charts = [{"id": chart.id, "spec": chart.spec, "labels": chart.labels} for chart in drawn]
     return (
-        _environment()
+        page_environment()
         .get_template("bench.html.j2")
         .render(
-            **{**_tools(), **view},
-            **{"css": markupsafe.Markup(_resource("report.css") + _resource("bench.css")), "vega": markupsafe.Markup(vega)},
-            **{"script": markupsafe.Markup(script), "policy": _policy(vega, script)},
-            chart_data=markupsafe.Markup(_for_data(charts)),
+            **{**page_tools(), **view},
+            **{
+                "css": markupsafe.Markup(resource_text("report.css") + resource_text("bench.css")),
+                "vega": markupsafe.Markup(vega),
+            },
+            **{"script": markupsafe.Markup(script), "policy": content_policy(vega, script)},
+            chart_data=markupsafe.Markup(for_data(charts)),
         )
     )
 

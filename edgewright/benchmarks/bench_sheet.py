@@ -22,7 +22,7 @@ from edgewright.benchmarks.bench_lanes import (
     title,
 )
 from edgewright.benchmarks.figures import interval_in, plain_number, printable, short_digest, value_in
-from edgewright.benchmarks.report_text import _code, _inline, _table
+from edgewright.benchmarks.report_text import md_code, md_table, md_text
 from edgewright.report import Metric, Report
 
 __all__ = ["render_bench_csv", "render_bench_markdown"]
@@ -79,11 +79,11 @@ def render_bench_markdown(reports: Sequence[Report | Mapping[str, Any]]) -> str:
     """
     lanes = lanes_of(reports)
     files = ", ".join(dict.fromkeys(lane.file or "model" for lane in lanes))
-    parts = [f"# {_inline(files)}: benchmark report", "## Figures", _figures(lanes)]
+    parts = [f"# {md_text(files)}: benchmark report", "## Figures", _figures(lanes)]
     if warnings := all_warnings(lanes):
         parts += [
             "## Warnings",
-            "\n".join(f"- {f'{_inline(label)}: ' if label else ''}{_inline(text)}" for label, text in warnings),
+            "\n".join(f"- {f'{md_text(label)}: ' if label else ''}{md_text(text)}" for label, text in warnings),
         ]
     parts += _processes(lanes)
     parts += _placement(lanes)
@@ -95,7 +95,7 @@ def render_bench_markdown(reports: Sequence[Report | Mapping[str, Any]]) -> str:
 
 
 def _cells(row: Sequence[str]) -> list[str]:
-    return [_inline(cell) for cell in row]
+    return [md_text(cell) for cell in row]
 
 
 def _figures(lanes: Sequence[Lane]) -> str:
@@ -105,9 +105,9 @@ def _figures(lanes: Sequence[Lane]) -> str:
             best = best_of(lanes, name)
             metrics = [lane.metric(name) for lane in lanes]
             cells = [f"**{_figure(m)}**" if at == best else _figure(m) for at, m in enumerate(metrics)]
-            rows.append([_inline(title(name)), *cells])
-    text = _table(["", *(_inline(lane.label) for lane in lanes)], rows, numbers=1)
-    notes = [f"-: {_inline(which)}: {_inline(why)}." for which, why in reasons_of(lanes)]
+            rows.append([md_text(title(name)), *cells])
+    text = md_table(["", *(md_text(lane.label) for lane in lanes)], rows, numbers=1)
+    notes = [f"-: {md_text(which)}: {md_text(why)}." for which, why in reasons_of(lanes)]
     if any("**" in cell for row in rows for cell in row):
         notes.append("Bold: its 95 % interval is better than all others and overlaps none of them.")
     return "\n\n".join([text, *notes])
@@ -119,12 +119,12 @@ def _figure(metric: Metric | None) -> str:
         return "-"
     mark = " (ESTIMATED)" if metric.origin == "estimated" else ""
     interval = interval_of(metric)
-    return _inline(f"{shown(metric)} ({interval})" if interval else shown(metric)) + mark
+    return md_text(f"{shown(metric)} ({interval})" if interval else shown(metric)) + mark
 
 
 def _processes(lanes: Sequence[Lane]) -> list[str]:
     rows = facts.process_rows(lanes)
-    return ["## Single processes", _table(facts.PROCESSES, [_cells(row) for row in rows], numbers=1)] if rows else []
+    return ["## Single processes", md_table(facts.PROCESSES, [_cells(row) for row in rows], numbers=1)] if rows else []
 
 
 def _placement(lanes: Sequence[Lane]) -> list[str]:
@@ -136,10 +136,10 @@ def _placement(lanes: Sequence[Lane]) -> list[str]:
             continue
         label = lane.label if any(at == lane.at for at, _ in seen) else lane.place
         seen.append((lane.at, placed))
-        lines.append(f"- {_inline(label)}: {_inline(facts.placement_text(lane) or 'not known')}")
+        lines.append(f"- {md_text(label)}: {md_text(facts.placement_text(lane) or 'not known')}")
         if rows := facts.outside_rows(lane):
             heads = ("ops that no delegate took", "multiply-adds", "run on", "names", "reason")
-            tables += [f"{_inline(label)}:", _table(heads, [_cells(row) for row in rows])]
+            tables += [f"{md_text(label)}:", md_table(heads, [_cells(row) for row in rows])]
     return ["## Where ops run", "\n".join(lines), *tables] if lines else []
 
 
@@ -152,30 +152,30 @@ def _ops(lanes: Sequence[Lane]) -> list[str]:
             shares = [
                 (
                     *(
-                        _inline(str(op["op"])),
+                        md_text(str(op["op"])),
                         value_in(float(op["share"]), "share"),
                         interval_in(float(op["low"]), float(op["high"]), "share"),
                     ),
-                    *(_inline(str(op.get("device") or "not told")), _inline(str(op["name"]).partition(";")[0])),
+                    *(md_text(str(op.get("device") or "not told")), md_text(str(op["name"]).partition(";")[0])),
                 )
                 for op in ops[:_TOP_OPS]
             ]
             rest = f" The other {len(ops) - _TOP_OPS} ops are in bench.json." if len(ops) > _TOP_OPS else ""
             note = (
-                f"{_inline(lane.label)}: {_inline(str(profile.get('source', '')))}, {int(profile.get('runs', 0)):,} runs.{rest}"
+                f"{md_text(lane.label)}: {md_text(str(profile.get('source', '')))}, {int(profile.get('runs', 0)):,} runs.{rest}"
             )
-            parts += [note, _table(("op", "share", "interval", "device", "name"), shares)]
+            parts += [note, md_table(("op", "share", "interval", "device", "name"), shares)]
     return ["## Ops that take the longest", *parts] if parts else []
 
 
 def _energy(lanes: Sequence[Lane]) -> list[str]:
     rows, absent = facts.energy_rows(lanes), facts.no_energy(lanes)
-    parts = [_table(facts.ENERGIES, [_cells(row) for row in rows])] if rows else []
+    parts = [md_table(facts.ENERGIES, [_cells(row) for row in rows])] if rows else []
     lines = [
-        f"- Not measured on {_inline(which)}: {_inline(why)}{f' ({_inline(hint)})' if hint else ''}"
+        f"- Not measured on {md_text(which)}: {md_text(why)}{f' ({md_text(hint)})' if hint else ''}"
         for which, why, hint in absent
     ]
-    lines += [f"- {_inline(note)}" for note in facts.energy_notes(lanes)]
+    lines += [f"- {md_text(note)}" for note in facts.energy_notes(lanes)]
     parts += ["\n".join(lines)] if lines else []
     return ["## Energy", *parts] if parts else []
 
@@ -185,16 +185,16 @@ def _estimates(lanes: Sequence[Lane]) -> list[str]:
     parts = []
     for lane in {lane.at: lane for lane in reversed(lanes)}.values():
         for metric in estimates_of(lane):
-            told = _figure(metric) if metric.value is not None else f"- ({_inline(metric.why_absent)})"
-            parts.append(f"{_inline(lane.place)}: {_inline(title(metric.name))}: {told}")
+            told = _figure(metric) if metric.value is not None else f"- ({md_text(metric.why_absent)})"
+            parts.append(f"{md_text(lane.place)}: {md_text(title(metric.name))}: {told}")
             if rows := facts.estimate_rows(lane):
-                parts.append(_table(("what", "value"), [_cells(row) for row in rows]))
+                parts.append(md_table(("what", "value"), [_cells(row) for row in rows]))
     return ["## Estimates, not measured", *parts] if parts else []
 
 
 def _conditions(lanes: Sequence[Lane]) -> str:
     rows = []
     for name, cells in facts.fact_rows(lanes):
-        texts = [f"`{_code(short_digest(cell))}`" if name == "sha256" and cell else _inline(cell) or "-" for cell in cells]
-        rows.append([_inline(name), *texts])
-    return _table(["", *(_inline(lane.label) for lane in lanes)], rows)
+        texts = [f"`{md_code(short_digest(cell))}`" if name == "sha256" and cell else md_text(cell) or "-" for cell in cells]
+        rows.append([md_text(name), *texts])
+    return md_table(["", *(md_text(lane.label) for lane in lanes)], rows)

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     import jinja2
     import markupsafe
 
-__all__ = ["javascript_bundle", "render_html"]
+__all__ = [
+    "content_policy",
+    "for_data",
+    "for_script",
+    "javascript_bundle",
+    "page_environment",
+    "page_tools",
+    "render_html",
+    "resource_text",
+]
 
 _FLIPS = 200
 _GROUPS = 200
@@ -67,32 +76,32 @@ def render_html(report: CompressReport, bundle: str | None = None) -> str:
         import jinja2  # noqa: F401
         import markupsafe
     # Own scope: the bundle's top-level names are single letters.
-    vega = _for_script("(function(){" + (javascript_bundle() if bundle is None else bundle) + "\n})();")
-    script = _for_script(_resource("report.js"))
+    vega = for_script("(function(){" + (javascript_bundle() if bundle is None else bundle) + "\n})();")
+    script = for_script(resource_text("report.js"))
     view = _view(report)
     charts = [{"id": chart.id, "spec": chart.spec, "labels": chart.labels} for chart in view.pop("all_charts")]
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             **view,
-            **_tools(),
-            css=markupsafe.Markup(_resource("report.css")),
+            **page_tools(),
+            css=markupsafe.Markup(resource_text("report.css")),
             vega=markupsafe.Markup(vega),
             script=markupsafe.Markup(script),
-            policy=_policy(vega, script),
-            chart_data=markupsafe.Markup(_for_data(charts)),
+            policy=content_policy(vega, script),
+            chart_data=markupsafe.Markup(for_data(charts)),
         )
     )
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
     """The templates; they are compiled once, which takes longer than to fill them."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource_text),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -108,16 +117,17 @@ def _environment() -> jinja2.Environment:
 # --- what stands in the page but is no text --------------------------------------------------------------------------
 
 
-def _resource(name: str) -> str:
+def resource_text(name: str) -> str:
+    """A template, style sheet or script that is shipped."""
     return (resources.files("edgewright.benchmarks") / "report_files" / name).read_text(encoding="utf-8")
 
 
-def _for_script(code: str) -> str:
+def for_script(code: str) -> str:
     """Code that cannot end the script element it stands in; in strings, where this occurs, the meaning stays."""
     return re.sub(r"<(/script|!--)", r"<\\\1", code, flags=re.IGNORECASE)
 
 
-def _for_data(value: Any) -> str:
+def for_data(value: Any) -> str:
     """JSON that holds no character which HTML could take for markup."""
     text = json.dumps(_printable(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -132,7 +142,7 @@ def _printable(value: Any) -> Any:
     return figures.printable(value) if isinstance(value, str) else value
 
 
-def _policy(*scripts: str) -> str:
+def content_policy(*scripts: str) -> str:
     """A content security policy: nothing is fetched, and only these scripts run, whatever a name in the report holds."""
     digests = (base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -149,7 +159,7 @@ def _breakable(name: str) -> markupsafe.Markup:
     return markupsafe.Markup("<wbr>").join(parts)
 
 
-def _tools() -> dict[str, Any]:
+def page_tools() -> dict[str, Any]:
     """The functions that the template uses: the same that make the other forms of the report."""
     names = (
         *("change_meaning", "human_bytes", "interval_in", "interval_text"),

@@ -19,7 +19,14 @@ from edgewright.benchmarks.figures import (
 from edgewright.benchmarks.report_charts import Chart, Style, base_spec, known, mark_colour, styles_of, tips
 from edgewright.report import CompressReport, FileReport, GroupChange, Histogram
 
-__all__ = ["change_charts", "latency_charts"]
+__all__ = [
+    "bin_layer",
+    "change_charts",
+    "js_list",
+    "latency_charts",
+    "latency_scale",
+    "percentile_layers",
+]
 
 _WORST = 15
 _ROW = 64
@@ -46,12 +53,12 @@ def _ridges(id: str, engine: str, drawn: Sequence[tuple[FileReport, Histogram, S
     for row, (file, histogram, style) in enumerate(reversed(drawn)):
         bins += _bins(row, histogram, style)
         lines += _percentiles(row, file, style)
-    scale = _latency_scale([h for _, h, _ in drawn], [line["at"] for line in lines])
+    scale = latency_scale([h for _, h, _ in drawn], [line["at"] for line in lines])
     kind = ", logarithmic" if scale["type"] == "log" else ""
     axis = {"title": f"Latency of one inference, {unit}{kind} (lower is better)", "tickCount": 6, "grid": True}
     x = {"field": "from", "type": "quantitative", "scale": scale, "axis": axis}
     labels = [(style.label, _ends_of(file)) for file, _, style in reversed(drawn)]
-    layers = [_bin_layer(bins, x, labels), *_percentile_layers(lines)]
+    layers = [bin_layer(bins, x, labels), *percentile_layers(lines)]
     outside = sum(histogram.below + histogram.above for _, histogram, _ in drawn)
     more = f" {outside:,} inferences lie outside the bars and are in the table." if outside else ""
     marks = f"Below them p50 ●, p90 | and p99 ◀; at the left p50 / p99 in {unit}."
@@ -63,7 +70,7 @@ def _ridges(id: str, engine: str, drawn: Sequence[tuple[FileReport, Histogram, S
     return Chart(id, title, caption, f"{title}. {told}.", base_spec(_ROW * len(drawn)) | {"layer": layers})
 
 
-def _latency_scale(histograms: Sequence[Histogram], percentiles: Sequence[float]) -> dict[str, Any]:
+def latency_scale(histograms: Sequence[Histogram], percentiles: Sequence[float]) -> dict[str, Any]:
     """The axis of all files of an engine, percentiles included: these are means over processes and may lie outside the bars.
 
     Logarithmic where a slow tail is so long that it would press all the rest into one bin; else from zero, so that lengths
@@ -113,11 +120,12 @@ def _percentiles(row: int, file: FileReport, style: Style) -> list[dict[str, Any
     return found
 
 
-def _bin_layer(bins: Sequence[Mapping[str, Any]], x: Mapping[str, Any], labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def bin_layer(bins: Sequence[Mapping[str, Any]], x: Mapping[str, Any], labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Vega-Lite's layer of the bars of all rows, with the rows' labels at its axis."""
     axis = {
         "title": None,
         "values": [row + _FLOOR for row in range(len(labels))],
-        "labelExpr": f"[{','.join(map(_js_list, labels))}][floor(datum.value)]",
+        "labelExpr": f"[{','.join(map(js_list, labels))}][floor(datum.value)]",
         "labelBaseline": "line-bottom",
         "labelOffset": -8,
         "labelPadding": 8,
@@ -144,7 +152,7 @@ def _bin_layer(bins: Sequence[Mapping[str, Any]], x: Mapping[str, Any], labels: 
     }
 
 
-def _js_list(names: Sequence[str]) -> str:
+def js_list(names: Sequence[str]) -> str:
     """Names as a list of a Vega expression: every UTF-16 unit that is no plain character is written as an escape."""
     return "[" + ",".join("'" + "".join(map(_escaped, name)) + "'" for name in names) + "]"
 
@@ -156,7 +164,7 @@ def _escaped(character: str) -> str:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
-def _percentile_layers(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def percentile_layers(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line from p50 to p99 below the bars, and its marks."""
     rows = dict.fromkeys(point["row"] for point in points)
     of_row = [[point for point in points if point["row"] == row] for row in rows]

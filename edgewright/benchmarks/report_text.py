@@ -33,7 +33,13 @@ from edgewright.benchmarks.report_words import (
 )
 from edgewright.report import CompressReport, FileReport, GroupChange, Metric
 
-__all__ = ["render_csv", "render_markdown"]
+__all__ = [
+    "md_code",
+    "md_table",
+    "md_text",
+    "render_csv",
+    "render_markdown",
+]
 
 _COLUMNS = (
     "file", "role", "format", "recipe", "precision", "metric", "subject", "unit",
@@ -76,24 +82,27 @@ def render_markdown(report: CompressReport) -> str:
 
     What comes from outside (names, reasons) is escaped so that it cannot be taken for Markdown or HTML.
     """
-    parts = [f"# {_inline(report.title)}: compression report", _verdict(report), "## Files", _files(report)]
+    parts = [f"# {md_text(report.title)}: compression report", _verdict(report), "## Files", _files(report)]
     if harmed := _worst(report):
         parts += ["## Whom does it harm", harmed]
     if receipts := _receipts(report):
         parts += ["## Receipts", receipts]
     if warnings := all_warnings(report):
-        parts += ["## Warnings", "\n".join(f"- {f'{_inline(name)}: ' if name else ''}{_inline(text)}" for name, text in warnings)]
+        parts += [
+            "## Warnings",
+            "\n".join(f"- {f'{md_text(name)}: ' if name else ''}{md_text(text)}" for name, text in warnings),
+        ]
     if report.environment:
-        rows = [(_inline(name), _inline(value)) for name, value, _ in flat(report.environment)]
-        parts += ["## Environment", _table(("what", "value"), rows)]
+        rows = [(md_text(name), md_text(value)) for name, value, _ in flat(report.environment)]
+        parts += ["## Environment", md_table(("what", "value"), rows)]
     return printable("\n\n".join(parts) + "\n")
 
 
 def _verdict(report: CompressReport) -> str:
     words = {"kept": "KEPT", "broken": "BROKEN", "lost": "LOST", "neutral": "NO LIMIT"}
-    lines = [f"- **{words[kind]}** {_inline(text)}" for kind, text in verdicts(report)]
+    lines = [f"- **{words[kind]}** {md_text(text)}" for kind, text in verdicts(report)]
     for name, text in report.data.items():
-        lines.append(f"- {_inline(name)} data: {_inline(text)}")
+        lines.append(f"- {md_text(name)} data: {md_text(text)}")
     return "\n".join(lines)
 
 
@@ -102,21 +111,21 @@ def _files(report: CompressReport) -> str:
     subjects = primary_subjects(report)
     heads = ["file", "recipe", "format", "computed in"]
     for subject in subjects:
-        of = f" of {_inline(subject)}" if len(subjects) > 1 else ""
+        of = f" of {md_text(subject)}" if len(subjects) > 1 else ""
         heads += [f"{title_of(report.primary).lower()}{of} (interval)", f"change{of} (interval)"]
     heads += ["size", "deflated", "x smaller"] + (["p50", "p99", "speed-up"] if speed else [])
     rows = [_file_row(report, file, subjects, speed) for file in report.files]
-    text = _table(heads, rows, numbers=4)
+    text = md_table(heads, rows, numbers=4)
     notes = []
     if reference := compared_with(report):
-        notes.append(f"x smaller: than {_inline(reference)}, by size.")
+        notes.append(f"x smaller: than {md_text(reference)}, by size.")
     shown = {"raw_bytes", "deflated_bytes", "smaller", report.primary, f"{report.primary}_change", *(_SPEED if speed else ())}
-    notes += [f"-: {_inline(why)} ({_inline(which)})." for why, which in absences(report.files, sorted(shown))]
+    notes += [f"-: {md_text(why)} ({md_text(which)})." for why, which in absences(report.files, sorted(shown))]
     if not report.primary:
         known = sorted({m.name for file in report.files for m in file.metrics if family_of(m.name) == "Accuracy"})
-        notes += [f"Not evaluated: {_inline(why)} ({_inline(which)})." for why, which in absences(report.files, known)]
+        notes += [f"Not evaluated: {md_text(why)} ({md_text(which)})." for why, which in absences(report.files, known)]
     if not speed:
-        notes += [f"Not measured: {_inline(why)} ({_inline(which)})." for why, which in absences(report.results, _SPEED)]
+        notes += [f"Not measured: {md_text(why)} ({md_text(which)})." for why, which in absences(report.results, _SPEED)]
     return "\n".join([text, *(f"\n{note}" for note in notes)])
 
 
@@ -125,12 +134,12 @@ _SPEED = ("latency_p50", "latency_p99", "speedup")
 
 def _file_row(report: CompressReport, file: FileReport, subjects: Sequence[str], speed: bool) -> list[str]:
     role = "" if file.role == "file" else f" ({file.role})"
-    engine = f" in {_inline(file.engine)}" if file.engine else ""
+    engine = f" in {md_text(file.engine)}" if file.engine else ""
     row = [
-        f"{_inline(file.name)}{role}",
-        _inline(file.recipe) or "-",
-        _inline(file.format),
-        (_inline(file.computed_in) or "-") + engine,
+        f"{md_text(file.name)}{role}",
+        md_text(file.recipe) or "-",
+        md_text(file.format),
+        (md_text(file.computed_in) or "-") + engine,
     ]
     for subject in subjects:
         row.append(_with_interval(file.metric(report.primary, subject)))
@@ -155,12 +164,12 @@ def _change_note(report: CompressReport, change: Metric | None) -> str:
 def _cell(metric: Metric | None) -> str:
     if metric is None:
         return "-"
-    return _inline(value_text(metric)) + (" (estimated)" if metric.origin == "estimated" and metric.value is not None else "")
+    return md_text(value_text(metric)) + (" (estimated)" if metric.origin == "estimated" and metric.value is not None else "")
 
 
 def _with_interval(metric: Metric | None) -> str:
     interval = interval_text(metric, method=False) if metric else ""
-    return f"{_cell(metric)} ({_inline(interval)})" if interval else _cell(metric)
+    return f"{_cell(metric)} ({md_text(interval)})" if interval else _cell(metric)
 
 
 def _size(metric: Metric | None) -> str:
@@ -175,7 +184,7 @@ def _worst(report: CompressReport) -> str:
         changed = [group for group in file.groups if group.change is not None]
         worst = sorted((g for g in changed if g.change is not None and g.change < 0), key=lambda g: (g.change or 0, g.value))
         if changed and not worst:
-            same.append(_inline(file.name))
+            same.append(md_text(file.name))
         for group in worst[:_WORST]:
             rows.append(_group_row(file, group))
     parts = []
@@ -191,7 +200,7 @@ def _worst(report: CompressReport) -> str:
             "became wrong",
             "became right",
         )
-        parts += [f"The {_WORST} classes or slices of each file that lose most.", _table(heads, rows, numbers=2)]
+        parts += [f"The {_WORST} classes or slices of each file that lose most.", md_table(heads, rows, numbers=2)]
     if same:
         parts.append(f"No class and no slice loses in {', '.join(same)}.")
     return "\n\n".join(parts)
@@ -206,8 +215,13 @@ def _group_row(file: FileReport, group: GroupChange) -> list[str]:
     figures = ["-" if value is None else value_in(value, group.unit) for value in (group.original, group.file)]
     what = f"{group.group} {group.value}" if group.kind == "slice" else group.value
     return [
-        *(_inline(file.name), f"{group.kind} {_inline(what)}", f"{group.samples:,}", _inline(group.metric)),
-        *(_inline(figure) for figure in figures),
+        *(
+            md_text(file.name),
+            f"{group.kind} {md_text(what)}",
+            f"{group.samples:,}",
+            md_text(group.metric),
+        ),
+        *(md_text(figure) for figure in figures),
         *(change, str(group.broken), str(group.fixed)),
     ]
 
@@ -222,23 +236,23 @@ def _receipts(report: CompressReport) -> str:
         kept = sum(promise.kept for promise in promises)
         rows.append(
             [
-                _inline(file.name),
+                md_text(file.name),
                 f"{kept} of {len(promises)}",
-                short_digest(file.sha256) and f"`{_code(short_digest(file.sha256))}`",
+                short_digest(file.sha256) and f"`{md_code(short_digest(file.sha256))}`",
             ]
         )
         for promise in promises:
             if not promise.kept:
-                why = f" ({_inline(promise.why)})" if promise.why else ""
-                texts = [_inline(text) for text in (file.name, promise.what, promise.promised, promise.found)]
+                why = f" ({md_text(promise.why)})" if promise.why else ""
+                texts = [md_text(text) for text in (file.name, promise.what, promise.promised, promise.found)]
                 broken.append(f"- **BROKEN** {texts[0]}: {texts[1]}: promised {texts[2]}, found {texts[3]}{why}")
         lost = [tensor for tensor in file.receipts[-1].tensors if not tensor.kept]
-        broken += [f"- **LOST** {_inline(file.name)}: {_inline(tensor.name)}: {_inline(tensor.lost)}" for tensor in lost]
-    parts = [_table(("file", "promises kept", "sha256"), rows)] if rows else []
+        broken += [f"- **LOST** {md_text(file.name)}: {md_text(tensor.name)}: {md_text(tensor.lost)}" for tensor in lost]
+    parts = [md_table(("file", "promises kept", "sha256"), rows)] if rows else []
     return "\n\n".join([*parts, *(["\n".join(broken)] if broken else [])])
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> str:
+def md_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> str:
     """A Markdown table padded so that it reads as plain text; columns from `numbers` on are set to the right."""
     # One very long cell must not pad all the others to its length.
     widths = [max(3, *(min(len(row[i]), _WIDEST) for row in (heads, *rows))) for i in range(len(heads))]
@@ -252,7 +266,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | N
     return "\n".join([line(heads), f"|{rule}|", *(line(row) for row in rows)])
 
 
-def _inline(text: str) -> str:
+def md_text(text: str) -> str:
     """A text that stays text in Markdown: one line, nothing that opens markup, a link or a table cell."""
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -261,5 +275,6 @@ def _inline(text: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
-def _code(text: str) -> str:
+def md_code(text: str) -> str:
+    """A text as code in Markdown; what could end it is a question mark."""
     return re.sub(r"[^0-9A-Za-z]", "?", text)
