@@ -8,12 +8,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks import bench_example as example
+from benchmarks import html_page
 from benchmarks.compare_example import around
 from benchmarks.compare_example import report as sparse
 from browser_page import emulate
@@ -31,36 +31,12 @@ from edgewright.testing_models import plus_one_tflite
 FAKE = "window.vegaEmbed = null;"
 
 
-class Page(HTMLParser):
-    """Elements, texts and scripts of a page."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.words: list[str] = []
-        self.inside = ""
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "script":
-            self.scripts[-1] += data
-        elif self.inside != "style":
-            self.words.append(data)
+class Page(html_page.Page):
+    """With its text in plain characters."""
 
     @property
     def text(self) -> str:
-        return flat(" ".join(self.words))
+        return flat(super().text)
 
 
 def flat(text: str) -> str:
