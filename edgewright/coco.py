@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ __all__ = ["Annotated", "read_coco"]
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Annotated:
     """Images and what stands in them.
 
-    Attributes:
+    Args:
         files: image files, in the order of their names in the file.
         boxes: float64 (images, most boxes of an image, 6): left, top, right, bottom in pixels, number of the class, 1 for a
             crowd; NaN behind an image's last box.
@@ -26,8 +28,10 @@ class Annotated:
         classes: names in the order of the category ids.
     """
 
-    def __init__(self, files: list[Path], boxes: Array, sizes: Array, classes: tuple[str, ...]) -> None:
-        self.files, self.boxes, self.sizes, self.classes = files, boxes, sizes, classes
+    files: list[Path]
+    boxes: Array
+    sizes: Array
+    classes: tuple[str, ...]
 
 
 def read_coco(path: Path) -> Annotated:
@@ -58,7 +62,7 @@ def read_coco(path: Path) -> Annotated:
         if image not in place or category not in number:
             raise SamplesError(f"{path}: a box is of image {image} and category {category}, which are not both in the file")
         rows[place[image]].append([*_edges(path, box), number[category], float(bool(crowd))])
-    boxes = np.full((len(images), max(1, *map(len, rows)) if len(rows) > 1 else max(1, len(rows[0])), 6), np.nan)
+    boxes = np.full((len(images), max([1, *map(len, rows)]), 6), np.nan)
     for at, own in enumerate(rows):
         if own:
             boxes[at, : len(own)] = own
