@@ -11,27 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgewright.declared import says_number
 from edgewright.errors import SinkError, UsageError
 from edgewright.runtime.address import Address
 from edgewright.runtime.frames import Array, Result
+from edgewright.tables import Columns, RowError, is_header, is_label, split
 
 __all__ = ["Complaints", "LineFile", "Pace", "RowError", "Rows", "broker", "json_line", "names", "separator", "split", "unit"]
 
-_MOST = float(np.finfo(np.float32).max)
-_LONGEST_EXPONENT = 24
-"""A time of more digits is no time, and as an integer could fill the memory."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class RowError(ValueError):
-    """A row is not made of the numbers that are expected; the source says which row."""
 
 
 def separator(text: str) -> str:
@@ -44,11 +36,6 @@ def separator(text: str) -> str:
     if len(found) != 1 or found in '\r\n"':
         raise ValueError("one character is needed, or the word tab or space")
     return found
-
-
-def split(line: str, between: str) -> list[str]:
-    """Cells of a line; several spaces separate like one."""
-    return line.split() if between == " " else line.split(between)
 
 
 def unit(text: str) -> int:
@@ -77,7 +64,7 @@ def names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    width: int
+    columns: Columns
     channels: tuple[int, ...]
     time: int | None
 
@@ -85,10 +72,13 @@ class _Layout:
 class Rows:
     """Turns the cells of rows into samples; the first good row fixes how many columns there are.
 
+    A stream goes on where values are missing: an empty cell and "nan" are NaN.
+
     Args:
         time: name or number (from 0) of the column that holds the time; empty if none does.
         unit: nanoseconds in one unit of that column.
-        columns: names or numbers of the columns that are channels, in this order; empty for all but the time.
+        columns: names or numbers of the columns that are channels, in this order; empty for all but the time and those that
+            are called label, y:<output> or slice:<name>. A bare y may be an axis and is a channel.
         width: number of columns, if it is known before the first row.
     """
 
@@ -103,13 +93,11 @@ class Rows:
         return any(not text.isdecimal() for text in (*self._columns, *([self._time] if self._time else [])))
 
     def is_header(self, cells: Sequence[str]) -> bool:
-        """Whether a first row names the columns: no cell that would be used is a number."""
+        """Whether a first row names the columns: names are asked for, or the cells that are used look like names."""
         if self.by_name:
             return True
         layout = self._plan(len(cells))
-        used = [*layout.channels, *([layout.time] if layout.time is not None else [])]
-        filled = [cells[place] for place in used if cells[place].strip()]
-        return bool(filled) and not any(says_number(cell) for cell in filled)
+        return is_header(cells, [*layout.channels, *([layout.time] if layout.time is not None else [])])
 
     def take_header(self, cells: Sequence[str]) -> None:
         """Name the columns.
@@ -132,65 +120,27 @@ class Rows:
         """One sample: values as float32 (channels,), and the time column in nanoseconds.
 
         Raises:
-            RowError: another number of columns, or a cell that is no number; an empty cell and "nan" are NaN.
+            RowError: another number of columns, or a cell that is no number.
         """
         layout = self._layout or self._plan(len(cells))
-        if len(cells) != layout.width:
-            raise RowError(f"{_columns(len(cells))} found, expected are {layout.width}")
-        values = np.array([self._number(cells[place], place) for place in layout.channels], dtype=np.float32)
-        recorded = None if layout.time is None else self._nanoseconds(cells[layout.time], layout.time)
+        columns, time = layout.columns, layout.time
+        columns.check(len(cells))
+        values = np.array([columns.number(cells, place) for place in layout.channels], dtype=np.float32)
+        recorded = None if time is None else columns.nanoseconds(cells, time, self._unit)
         self._layout = layout
         return values, recorded
 
-    def label(self, place: int) -> str:
-        """A column as a message calls it."""
-        return f"'{self.names[place]}'" if place < len(self.names) else f"{place} (counted from 0)"
-
     def _plan(self, width: int) -> _Layout:
-        if self._width and width != self._width:
-            raise RowError(f"{_columns(width)} found, expected are {self._width}")
-        time = self._place(self._time, width) if self._time else None
-        channels = tuple(self._place(name, width) for name in self._columns)
-        channels = channels or tuple(place for place in range(width) if place != time)
+        columns = Columns(self._width or width, self.names)
+        columns.check(width)
+        time = columns.place(self._time) if self._time else None
+        channels = tuple(columns.place(name) for name in self._columns)
+        if not channels:
+            apart = {place for place, name in enumerate(self.names) if name != "y" and is_label(name)}
+            channels = tuple(place for place in range(width) if place != time and place not in apart)
         if not channels:
             raise RowError("no column found that could be a channel")
-        return _Layout(width, channels, time)
-
-    def _place(self, name: str, width: int) -> int:
-        if name in self.names:
-            return self.names.index(name)
-        if name.isdecimal() and int(name) < width:
-            return int(name)
-        there = ", ".join(self.names) if self.names else f"0 to {width - 1}, without names"
-        raise RowError(f"no column '{name}' found (there are: {there})")
-
-    def _number(self, cell: Any, place: int) -> float:
-        try:
-            value = float(cell.strip() or "nan")
-        except (ValueError, AttributeError):
-            raise RowError(f"column {self.label(place)} is '{_short(cell)}', expected is a number") from None
-        if abs(value) > _MOST or "_" in cell:
-            raise RowError(f"column {self.label(place)} is '{_short(cell)}', expected is a number that float32 can hold")
-        return value
-
-    def _nanoseconds(self, cell: Any, place: int) -> int:
-        # Not through float: seconds since 1970 have no nanoseconds left in 53 bits.
-        try:
-            value = Decimal(cell.strip())
-        except (InvalidOperation, AttributeError):
-            value = Decimal("nan")
-        if not value.is_finite() or value.adjusted() > _LONGEST_EXPONENT:
-            raise RowError(f"time column {self.label(place)} is '{_short(cell)}', expected is a number")
-        return int(value * self._unit)
-
-
-def _columns(count: int) -> str:
-    return f"{count} column{'' if count == 1 else 's'}"
-
-
-def _short(value: Any) -> str:
-    text = str(value).strip()
-    return text if len(text) <= 40 else text[:39] + "…"
+        return _Layout(columns, channels, time)
 
 
 class Pace:

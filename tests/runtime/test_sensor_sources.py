@@ -75,10 +75,11 @@ def test_csv_reads_chosen_columns_in_their_order(tmp_path: Path) -> None:
 def test_csv_without_header_and_with_units(tmp_path: Path) -> None:
     file = tmp_path / "imu.csv"
     file.write_text("10;1.5;2\n30;-1e3;4\n")
-    frames = read_all(f"{file}?time=0&unit=ms&separator=;")
+    frames = read_all(f"{file}?time=0&unit=ms")
     assert values(frames) == [[1.5, 2], [-1000, 4]]
     assert [frame.recorded_ns for frame in frames] == [10_000_000, 30_000_000]
     plain = read_all(f"{file}?separator=;")
+    assert values(read_all(str(file))) == values(plain), "the separator is found, or said"
     assert values(plain) == [[10, 1.5, 2], [30, -1000, 4]]
     assert plain[0].recorded_ns is None
 
@@ -198,6 +199,13 @@ def test_stdin_names_the_broken_line(pipe_as_stdin: int) -> None:
     assert [source.read().data.tolist() for _ in range(2)] == [[1, 2], [3, 4]]  # type: ignore[union-attr]
     with pytest.raises(SourceError, match=r"line 3: column 1 .* is 'x', expected is a number; 2 samples"):
         source.read()
+
+
+def test_stdin_reads_quotes_and_decimal_commas(pipe_as_stdin: int) -> None:
+    os.write(pipe_as_stdin, b'"t";"ax"; "label"\n"0,5";1,25;sit\n')
+    frame = open_source("stdin:?separator=;&time=t").read()
+    assert frame is not None
+    assert (frame.data.tolist(), frame.recorded_ns) == ([1.25], 500_000_000)
 
 
 def test_stdin_ends_on_close(pipe_as_stdin: int) -> None:

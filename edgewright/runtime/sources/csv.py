@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -14,6 +12,7 @@ from edgewright.runtime.address import Address, flag, one_of, positive
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.rows import Pace, RowError, Rows, names, separator, unit
 from edgewright.runtime.sources import SOURCES
+from edgewright.tables import CsvFile
 
 __all__ = ["CsvSource"]
 
@@ -28,7 +27,7 @@ class CsvSource(Source):
         rate_hz: samples per second; without a time column it also gives the samples their times.
         paced: wait for each sample's moment, by the time column if there is no rate; the source is then live.
         header: whether the first row is a header; None looks.
-        between: the character between two cells.
+        between: the character between two cells; empty looks.
 
     Raises:
         SourceError: there is no such file, or its header has not the columns that are asked for.
@@ -44,23 +43,22 @@ class CsvSource(Source):
         rate_hz: float | None = None,
         paced: bool = False,
         header: bool | None = None,
-        between: str = ",",
+        between: str = "",
     ) -> None:
         self.live = paced
         self.period_s = 1 / rate_hz if rate_hz else None
-        self._path, self._rows, self._rate_hz, self._header = path, rows, rate_hz, header
+        self._path, self._rows, self._rate_hz = path, rows, rate_hz
         self._closed, self._lock, self._index = threading.Event(), threading.Lock(), 0
         self._pace, self._first_ns = Pace(self._closed), None if rate_hz is None else 0
         if not path.is_file():
             what = "is no regular file" if path.exists() else "is not there"
             raise SourceError(f"{path} {what}", hint="check the path; for lines from a pipe, use the source '-'")
         try:
-            self._file = path.open(encoding="utf-8-sig", errors="replace", newline="")
+            self._file = CsvFile(path, between, strict=False)
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-        self._cells = csv.reader(self._file, delimiter=between, skipinitialspace=True)
         try:
-            self._waiting = self._begin()
+            self._first = self._begin(header)
         except BaseException:
             self._file.close()
             raise
@@ -86,21 +84,21 @@ class CsvSource(Source):
             rate_hz=rate,
             paced=replay == "recorded" or (rate is not None and replay != "fast"),
             header=given.get("header"),
-            between=given.get("separator", ","),
+            between=given.get("separator", ""),
         )
 
     def read(self, into: Array | None = None) -> Frame | None:
         """The next row; None at the end of the file."""
         with self._lock:
-            if self._closed.is_set() or (cells := next(self._waiting, None)) is None:
+            if self._closed.is_set():
+                return None
+            cells, self._first = self._first or self._next(), None
+            if cells is None:
                 return None
             try:
                 data, recorded_ns = self._rows.parse(cells)
             except RowError as error:
-                raise SourceError(
-                    f"{self._path} row {self._cells.line_num}: {error}; {self._index} samples came before",
-                    hint="correct the row, or choose other columns with columns=",
-                ) from error
+                raise self._refusal(error, "correct the row, or say otherwise with columns= or separator=") from error
         index, self._index = self._index, self._index + 1
         if recorded_ns is None and self._rate_hz:
             recorded_ns = round(index * 1e9 / self._rate_hz)
@@ -122,34 +120,26 @@ class CsvSource(Source):
             self._first_ns = recorded_ns
         return (recorded_ns - self._first_ns) / 1e9
 
-    def _begin(self) -> Iterator[list[str]]:
-        """All rows but the header, which is taken at once."""
-        rows = self._nonempty()
-        first = next(rows, None)
-        if first is None:
-            return iter(())
+    def _begin(self, header: bool | None) -> list[str] | None:
+        """Take the header, if there is one; the first row otherwise, which is yet to be read."""
+        first = self._next()
         try:
-            if self._rows.is_header(first) if self._header is None else self._header:
-                self._rows.take_header(first)
-                return rows
+            if first is None or not (self._rows.is_header(first) if header is None else header):
+                return first
+            self._rows.take_header(first)
         except RowError as error:
-            raise SourceError(f"{self._path} row {self._cells.line_num}: {error}", hint="correct columns= or time=") from error
-        return _chain(first, rows)
+            raise self._refusal(error, "correct columns= or time=") from error
+        return None
 
-    def _nonempty(self) -> Iterator[list[str]]:
-        while True:
-            try:
-                cells = next(self._cells, None)
-            except csv.Error as error:
-                raise SourceError(f"{self._path} row {self._cells.line_num} is no CSV: {error}") from error
-            except OSError as error:
-                raise SourceError(f"{self._path} broke off after {self._index} samples: {error.strerror}") from error
-            if cells is None:
-                return
-            if cells:
-                yield cells
+    def _next(self) -> list[str] | None:
+        """The next row of cells; None at the end of the file."""
+        try:
+            return next(self._file, None)
+        except RowError as error:
+            raise self._refusal(error, "write it anew, as text with a row in each line") from error
+        except OSError as error:
+            raise SourceError(f"{self._path} broke off after {self._index} samples: {error.strerror}") from error
 
-
-def _chain(first: list[str], rest: Iterator[list[str]]) -> Iterator[list[str]]:
-    yield first
-    yield from rest
+    def _refusal(self, error: RowError, hint: str) -> SourceError:
+        told = f"{self._path} row {self._file.row}: {error}; {self._index} samples came before"
+        return SourceError(told, hint=error.hint or hint)
