@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pytest
@@ -232,6 +234,71 @@ def test_a_scrape_adds_up(models, caplog):
     about = families["edgewright_info"].samples[0].labels
     assert about["model"].endswith("plus_one.tflite") and about["engine"] == "litert" and about["precision"]
     assert value("process_resident_memory_bytes") > 1e7
+
+
+@contextmanager
+def prometheus(folder: Path, metrics: str) -> Iterator[Callable[..., Any]]:
+    """A Prometheus server that scrapes an address each second; gives what asks its API and is None until that answers."""
+    if not (program := shutil.which("prometheus")):
+        pytest.skip("prometheus is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    config, log = folder / "prometheus.yml", folder / "prometheus.log"
+    config.write_text(
+        "global: {scrape_interval: 1s}\n"
+        f"scrape_configs: [{{job_name: edgewright, static_configs: [{{targets: ['{urlsplit(metrics).netloc}']}}]}}]\n"
+    )
+    places = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={place}"]
+    with log.open("wb") as written:
+        process = subprocess.Popen([program, *places], cwd=folder, stdout=written, stderr=written)
+
+    def ask(what: str, **query: str) -> Any:
+        assert process.poll() is None, log.read_text()
+        try:
+            status, _, body = get(f"http://{place}/api/v1/{what}?{urlencode(query)}")
+        except ConnectionRefusedError:
+            return None
+        return json.loads(body)["data"] if status == 200 else None
+
+    try:
+        yield ask
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_prometheus_server_has_the_account(models, caplog, tmp_path):
+    running = busy(models)
+    running.lanes[0].name = HOSTILE
+    with served(running, metrics="127.0.0.1:0"), prometheus(tmp_path, logged(caplog, "metrics")) as ask:
+
+        def values(expression: str, label: str = "") -> dict[str, float]:
+            found = ask("query", query=expression)["result"]
+            return {series["metric"].get(label, ""): float(series["value"][1]) for series in found}
+
+        def scraped() -> Any:
+            return [target for target in (ask("targets") or {}).get("activeTargets", ()) if target["health"] != "unknown"]
+
+        (target,) = until(scraped)
+        assert (target["health"], target["lastError"]) == ("up", "")
+        assert until(lambda: values("up")) == {"": 1}
+        told = running.summary()
+        lane, sink = told["sources"][HOSTILE], told["sinks"]["Picky"]
+        ended = {status: lane[status] for status in ("done", "late", "failed")}
+        assert values("edgewright_frames_captured_total", "source") == {HOSTILE: lane["captured"]} == {HOSTILE: 71}
+        assert values("sum by (status) (edgewright_frames_total)", "status") == {**ended, "dropped": 11}
+        assert values("edgewright_frames_waiting") == {"": lane["waiting"]} == {"": 0}
+        assert values('edgewright_frames_total{status="dropped"} > 0', "reason") == lane["dropped"]
+        assert values("edgewright_sink_results_written_total", "sink") == {"Picky": sink["written"]} == {"Picky": 50}
+        assert values("edgewright_sink_results_lost_total", "sink") == {"Picky": sink["lost"]}
+        assert values("edgewright_age_seconds_bucket", "le") == dict(cumulative(running.lanes[0].age))
+        assert values("histogram_quantile(0.99, edgewright_age_seconds_bucket)") == {"": 10}  # in the bucket without an end
+        assert values("edgewright_stage_seconds_count", "stage")["infer"] == lane["stages"]["infer"]["count"]
+        assert values("edgewright_info", "engine") == {"litert": 1}
+        _, _, body = get(logged(caplog, "metrics"))
+    lint = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, timeout=60)
+    assert (lint.returncode, lint.stdout + lint.stderr) == (0, b"")
 
 
 def test_names_that_are_no_text_can_be_scraped_and_shown(models, caplog):
