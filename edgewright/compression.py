@@ -20,10 +20,11 @@ from edgewright.artifact import (
 )
 from edgewright.benchmarks.bench import BenchTarget
 from edgewright.cache import Cache
+from edgewright.chain import Made, make_file
 from edgewright.conversion import Data
 from edgewright.errors import ConversionError, EdgewrightError, UsageError, VerificationError
 from edgewright.evaluation import require_budget
-from edgewright.pipeline import Made, Pending, Run, make_file
+from edgewright.pipeline import Pending, Run
 from edgewright.planning import Export, Opened, Settings, Watch, evaluate_title, make_exports
 from edgewright.recipe import Recipe
 from edgewright.report import CompressReport

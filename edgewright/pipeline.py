@@ -1,112 +1,37 @@
-"""Run recipes on a model: formats chain, every step is cached by the digest of what went in, every file has its receipt."""
+"""The steps of a run over one model: each is looked up by the digest of what goes in, and done where it is not in the cache."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes, sweep_leftovers
 from edgewright.benchmarks.bench import BenchTarget, bench_many
-from edgewright.cache import Cache, Entry, code_digest
+from edgewright.cache import Cache, Entry
+from edgewright.cache_keys import digests_of, engine_version, key_parts, module_digest, sidecar_text
 from edgewright.conversion import TRAINING_FORMATS, Data, Lowering, Progress, described, lower
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.readers import find_reader
-from edgewright.converters.writers import versions
 from edgewright.errors import EdgewrightError
 from edgewright.evaluation import judge
-from edgewright.planning import (
-    BASELINE,
-    Export,
-    Opened,
-    PlannedStep,
-    Settings,
-    Watch,
-    lower_title,
-    pass_title,
-    run_title,
-)
-from edgewright.receipts import Claimed, receipt
-from edgewright.recipe import LOWER
-from edgewright.report import Receipt
-from edgewright.runtime.engines import ENGINES
+from edgewright.planning import BASELINE, Export, Opened, PlannedStep, Settings, Watch, lower_title, pass_title, run_title
 from edgewright.runtime.machine import fingerprint
 from edgewright.samples import is_function, open_samples
-from edgewright.step import Claim, Step, StepContext
+from edgewright.step import Step, StepContext
 from edgewright.verification import VERIFY_SAMPLES, random_inputs, store_outputs
 from edgewright.worker import Worker
 
-__all__ = ["Made", "Pending", "Run", "make_file"]
-
-_CODE = (
-    "artifact",
-    "benchmarks/accuracy",
-    "benchmarks/bench",
-    "benchmarks/bench_figures",
-    "benchmarks/bench_report",
-    "benchmarks/bench_warnings",
-    "benchmarks/bootstrap",
-    "benchmarks/conditions",
-    "benchmarks/detection_accuracy",
-    "benchmarks/detection_evaluation",
-    "benchmarks/evaluation",
-    "benchmarks/groups",
-    "benchmarks/intervals",
-    "benchmarks/latency",
-    "benchmarks/memory",
-    "benchmarks/outputs",
-    "benchmarks/placement",
-    "benchmarks/student",
-    "benchmarks/weighted",
-    "boxes",
-    "coco",
-    "conversion",
-    "converters",
-    "declared",
-    "detection",
-    "detection_heads",
-    "evaluation",
-    "keras_layers",
-    "optimizers",
-    "pass_job",
-    "pipeline",
-    "preprocess",
-    "runtime",
-    "sample_sources",
-    "samples",
-    "tasks",
-    "verification",
-)
-"""The parts of Edgewright that results depend on; what only prints or plans is not among them."""
+__all__ = ["Pending", "Run", "artifact_in"]
 
 Make = Callable[[Path, Progress, list[str]], dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A file that a run has made.
-
-    Args:
-        export: what was asked for.
-        artifact: the file, in the cache.
-        float32: the uncompressed model that it was written from.
-        receipts: one per step.
-        warnings: what its user should know.
-    """
-
-    export: Export
-    artifact: Artifact
-    float32: Artifact
-    receipts: tuple[Receipt, ...]
-    warnings: tuple[str, ...]
 
 
 class Pending(Exception):
@@ -132,7 +57,7 @@ class Run:
         self.format = find_reader(model)
         self.sha256 = file_sha256(model)
         self.known = Artifact.load(model)
-        self._custom = _source_digest(settings.trust.custom)
+        self._custom = module_digest(settings.trust.custom)
         sweep_leftovers(Path(tempfile.gettempdir()), "edgewright-")
         self._work = tempfile.TemporaryDirectory(prefix=f"edgewright-{os.getpid()}-")
         self._children: dict[str, Worker] = {}
@@ -197,9 +122,9 @@ class Run:
             return _saved(lower(model, format, out, options, self.settings.trust, child, progress, notes))
 
         step = PlannedStep(lower_title(model, batch, integer), "lower", options, raw_bytes(model))
-        name, known = self.model.stem, _sidecar(model)
+        name, known = self.model.stem, sidecar_text(model)
         parts = self._parts(sha256, ("tensorflow", "keras"), options=options, name=name, sidecar=known)
-        return _artifact(self._step(step, parts, make))
+        return artifact_in(self._step(step, parts, make))
 
     def source(self) -> Artifact:
         """A model that is traced already (.tflite, .onnx), as it is."""
@@ -217,8 +142,8 @@ class Run:
             seed=self.settings.seed,
             original=self.sha256,
             name=self.model.stem,
-            sidecar=_sidecar(model.path),
-            files=_digests_of(options),
+            sidecar=sidecar_text(model.path),
+            files=digests_of(options),
         )
 
         def make(folder: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
@@ -289,10 +214,10 @@ class Run:
     def outputs(self, path: Path, sha256: str, data: Opened, engine: str | None = None) -> Entry:
         """What a model computes on samples: `outputs.npz`, and how in the entry's value."""
         child = "training" if find_reader(path) in TRAINING_FORMATS else "running"
-        engine_version = _engine_version(path, engine)
+        release = engine_version(path, engine)
         return self._step(
             PlannedStep(run_title(path, engine), "outputs", {}, raw_bytes(path)),
-            self._parts(sha256, ("tensorflow", "keras"), data=data.digest, engine=engine_version, exact=self.settings.exact),
+            self._parts(sha256, ("tensorflow", "keras"), data=data.digest, engine=release, exact=self.settings.exact),
             lambda folder, progress, notes: {
                 "how": store_outputs(
                     self._child(child),
@@ -338,7 +263,7 @@ class Run:
             digests[0],
             (),
             files=[
-                [digest, _engine_version(Path(t.path), t.engine), list(t.threads), t.exact]
+                [digest, engine_version(Path(t.path), t.engine), list(t.threads), t.exact]
                 for t, digest in zip(targets, digests, strict=True)
             ],
             machine=fingerprint(),
@@ -404,14 +329,9 @@ class Run:
 
     def _parts(self, sha256: str | None, packages: tuple[str, ...], **more: Any) -> dict[str, Any] | None:
         """What a step's result depends on; None if some of it has no digest."""
-        if sha256 is None or self._custom is None or any(more.get(name, "") is None for name in ("samples", "data", "files")):
-            return None
-        code = code_digest(*_CODE)
-        return {"input": sha256, "custom": self._custom, "code": code, "versions": versions(*packages), **more}
+        return key_parts(sha256, self._custom, packages, more)
 
-    def _step(
-        self, step: PlannedStep, parts: Mapping[str, Any] | None, make: Callable[[Path, Progress, list[str]], Any]
-    ) -> Entry:
+    def _step(self, step: PlannedStep, parts: Mapping[str, Any] | None, make: Make) -> Entry:
         if self.dry:
             found = self.cache.find(step.kind, parts)
             self.watch.end(replace(step, reused=found is not None), found.seconds if found else 0.0)
@@ -442,68 +362,12 @@ class Run:
             return child
 
 
-def make_file(run: Run, export: Export, samples: Callable[[tuple[TensorSpec, ...]], Opened | None]) -> Made:
-    """One file of a run: the recipe's passes, lowering, export, and the receipt of each.
-
-    Args:
-        run: the run.
-        export: what to make.
-        samples: gives the samples for a model's inputs.
-
-    Raises:
-        EdgewrightError: what a step raises; what was finished before is kept.
-    """
-    path, sha256, warnings = run.model, run.sha256, list[str]()
-    claims: list[Claimed] = []
-    receipts: list[Receipt] = []
-    heard = 0
-    for name, step in export.passes:
-        model = _artifact_at(run, path, sha256)
-        entry = run.passed(step, name, model, samples(model.inputs) if step.needs_samples() else None)
-        made = _artifact(entry)
-        told = made.meta.extra.get("claims", ())
-        claims += [Claimed(name, claim) for claim in (*step.claims(), *(Claim(**claim) for claim in told[heard:]))]
-        heard = len(told)
-        before, after = run.inspected(path, sha256), run.inspected(made.path, made.sha256)
-        receipts.append(receipt(name, before, after, made, claims))
-        warnings += entry.value["notes"]
-        path, sha256 = made.path, made.sha256
-    source = float32_of(run, export, path, sha256)
-    before = run.inspected(path, sha256)
-    if run.trains:
-        receipts.append(receipt(LOWER, before, run.inspected(source.path, source.sha256), source, claims))
-    entry = run.exported(export, source, samples(source.inputs))
-    artifact = _artifact(entry)
-    step_name = f"export:{export.target}"
-    claims += [Claimed(step_name, claim) for claim in export.writer.claims()]
-    receipts.append(receipt(step_name, before, run.inspected(artifact.path, artifact.sha256), artifact, claims))
-    warnings += entry.value["notes"]
-    return Made(export, artifact, source, tuple(receipts), tuple(dict.fromkeys(warnings)))
-
-
-def float32_of(run: Run, export: Export, path: Path, sha256: str) -> Artifact:
-    """What a writer takes: the model lowered to float32 TFLite, or itself if it is traced already."""
-    if not run.trains:
-        return run.source()
-    batch = 1 if export.lowering.batch is None and export.target == "tflite" else export.lowering.batch
-    return run.lowered(path, sha256, export.lowering, batch=batch, integer=export.writer.needs_samples())
-
-
-def _artifact_at(run: Run, path: Path, sha256: str) -> Artifact:
-    """The model that a pass takes: one that a pass made, or the user's, whose inputs its float32 form tells."""
-    known = Artifact.load(path)
-    if known:
-        return known
-    plain = run.lowered(path, sha256, Lowering(), batch=1, integer=False)
-    return Artifact(path, run.format, plain.inputs, plain.outputs, sha256)
-
-
 def _saved(artifact: Artifact) -> dict[str, Any]:
     artifact.save()
     return {"file": artifact.path.name}
 
 
-def _artifact(entry: Entry) -> Artifact:
+def artifact_in(entry: Entry) -> Artifact:
     """The artifact in an entry.
 
     Raises:
@@ -513,47 +377,3 @@ def _artifact(entry: Entry) -> Artifact:
     if found is None:
         raise EdgewrightError(f"the step '{entry.what}' left no artifact", hint="edgewright cache clear")
     return found
-
-
-def _sidecar(model: Path) -> str:
-    """What the sidecar adds to a model: it goes into the file's lineage and meta."""
-    known = Artifact.load(model)
-    return json.dumps(known.to_json(), sort_keys=True) if known else ""
-
-
-def _digests_of(options: Mapping[str, Any]) -> list[str] | None:
-    """Digests of the files and functions that options name; None if one cannot be known."""
-    found: list[str | None] = []
-    for value in options.values():
-        if isinstance(value, str) and Path(value).is_file():
-            found.append(file_sha256(Path(value)))
-        elif isinstance(value, str) and is_function(value):
-            found.append(_source_digest(value.partition(":")[0]))
-    return None if None in found else [digest for digest in found if digest is not None]
-
-
-def _engine_version(path: Path, engine: str | None) -> str:
-    """Name and release of the engine that runs a file; of TensorFlow's formats, nothing."""
-    format = find_reader(path)
-    for name in [engine] if engine else ENGINES.names():
-        cls = ENGINES.get(name)
-        if engine or cls.formats[0] == format:
-            return f"{name} {cls.version()}"
-    return ""
-
-
-def _source_digest(module: str | None) -> str | None:
-    """Digest of a user's module, "" if there is none, None if it cannot be known."""
-    if module is None:
-        return ""
-    import sys
-    from importlib.util import find_spec
-
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        spec = find_spec(module)
-        return file_sha256(Path(spec.origin)) if spec and spec.origin else None
-    except (ImportError, ValueError, OSError, EdgewrightError):
-        return None

@@ -16,11 +16,12 @@ from edgewright.artifact import Artifact, write_atomic
 from edgewright.benchmarks.bench import t_interval
 from edgewright.benchmarks.fidelity import compare_outputs
 from edgewright.cache import Cache, Entry, code_digest
+from edgewright.chain import Made
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.writers import versions
 from edgewright.errors import MissingPackageError
 from edgewright.evaluation import broken_budgets
-from edgewright.pipeline import Made, Run
+from edgewright.pipeline import Run
 from edgewright.planning import BASELINE, Opened
 from edgewright.receipts import size_metrics
 from edgewright.report import CompressReport, FileReport, Flip, Flips, GroupChange, Histogram, Metric, find_metric

@@ -207,7 +207,7 @@ def test_a_budget_that_int8_breaks(trained, tmp_path):
 
 
 def test_one_failure_keeps_the_other_files(trained, tmp_path, monkeypatch):
-    make = pipeline.make_file
+    make = compression.make_file
 
     def fails(run, export, samples):
         if export.target == "openvino":
