@@ -23,8 +23,8 @@ def run(
         typer.Argument(
             metavar="SOURCE...",
             help="Where frames come from: clip.mp4, camera:0, rtsp://host/path, http://host/mjpeg, images:FOLDER, "
-            "csv:imu.csv?rate=50, mqtt://host/topic, serial:PORT?baud=115200, synthetic:image, -. Several share the model; "
-            "a model file among them begins the sources of another model.",
+            "csv:imu.csv?rate=50, mqtt://host/topic, mqtts://host/topic, serial:PORT?baud=115200, synthetic:image, -. "
+            "Several share the model; a model file among them begins the sources of another model.",
         ),
     ],
     out: Annotated[
@@ -32,7 +32,7 @@ def run(
         typer.Option(
             "--out",
             "-o",
-            help="Where results go, repeatable: out.jsonl, out.csv, video:seen.ts, mqtt://host/topic, "
+            help="Where results go, repeatable: out.jsonl, out.csv, video:seen.ts, mqtt://host/topic, mqtts://host/topic, "
             "kafka://host/topic, - (stdout).",
         ),
     ] = None,

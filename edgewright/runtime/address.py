@@ -17,7 +17,8 @@ _BY_SUFFIX = {
     **dict.fromkeys((".mp4", ".mkv", ".avi", ".mov", ".ts", ".webm", ".m4v", ".mpg"), "file"),
     **{".csv": "csv", ".jsonl": "jsonl", ".svg": "timeline"},
 }
-_PLUGIN = {"https": "http", "rtsps": "rtsp"}
+_SECURE = {"https": "http", "rtsps": "rtsp", "mqtts": "mqtt"}
+"""Schemes with TLS, and the plug-in that has them."""
 _FILES = ("file", "images", "csv", "jsonl", "video", "timeline")
 _WHOLE = ("rtsp", "http")
 """Schemes whose address is a URL as a whole: its query is the server's, ours stands behind '#'."""
@@ -48,6 +49,11 @@ class Address:
         if self.scheme in _FILES:
             return Path(self.target).name or self.text
         return f"{self.scheme}:{self.target}" if self.text != "-" else self.scheme
+
+    @property
+    def secure(self) -> bool:
+        """Whether the scheme that was written is one with TLS, for example mqtts."""
+        return self.text.partition(":")[0] in _SECURE
 
     def options(self, **known: Callable[[str], Any]) -> dict[str, Any]:
         """The settings that were given, converted.
@@ -129,7 +135,7 @@ def parse_address(text: str) -> Address:
     if text == "-":
         return Address("stdin", "-", {}, text)
     if found := re.fullmatch(r"([a-z][a-z0-9_]+):(.*)", text, re.DOTALL):
-        scheme, rest = _PLUGIN.get(found[1], found[1]), found[2]
+        scheme, rest = _SECURE.get(found[1], found[1]), found[2]
         if scheme in _WHOLE:
             target, _, settings = text.partition("#")
         else:

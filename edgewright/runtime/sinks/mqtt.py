@@ -7,9 +7,9 @@ from typing import Any
 
 from edgewright.errors import SinkError, UsageError, needs
 from edgewright.runtime.address import Address, whole
-from edgewright.runtime.broker import Broker, qos
+from edgewright.runtime.broker import Broker, Tls, settings, where
 from edgewright.runtime.frames import Result, Sink
-from edgewright.runtime.rows import broker, json_line
+from edgewright.runtime.rows import json_line
 from edgewright.runtime.sinks import SINKS
 
 __all__ = ["MqttSink"]
@@ -21,6 +21,8 @@ _CLOSING_S = 2.0
 class MqttSink(Sink):
     """One message a result. With QoS 1 or 2 results wait in a bounded queue while the broker is away, and follow when it is back.
 
+    A broker that is back with a certificate that is refused gets no more of them.
+
     Args:
         host: name or address of the broker.
         port: its port.
@@ -28,6 +30,7 @@ class MqttSink(Sink):
         qos: quality of service; 0 loses what is written while the broker is away.
         user: name to log in with; empty for none.
         password: that user's password.
+        tls: how to connect with TLS; None is without.
         queue: how many results may wait for their acknowledgement.
 
     Raises:
@@ -43,6 +46,7 @@ class MqttSink(Sink):
         qos: int = 1,
         user: str = "",
         password: str = "",
+        tls: Tls | None = None,
         queue: int = 1000,
     ) -> None:
         with needs("mqtt"):
@@ -52,24 +56,27 @@ class MqttSink(Sink):
         self._codes, self._error_string = MQTTErrorCode, error_string
         self._taken, self._acknowledged, self._changed, self._closed = 0, 0, threading.Condition(), False
         fate = ", results wait for it" if qos else ", results are lost until it is back"
-        self._broker = Broker(host, port, user, password, tell=lambda text: self.tell(text), gone=lambda: fate)
+        self._broker = Broker(
+            host, port, user, password, tls, error=SinkError, tell=lambda text: self.tell(text), gone=lambda: fate
+        )
         client = self._client = self._broker.client
         client.max_queued_messages_set(queue)
         client.on_connect, client.on_publish = self._connected, self._published
-        self._broker.open(SinkError)
+        self._broker.open()
 
     @classmethod
     def of(cls, address: Address) -> MqttSink:
-        """Connect, for example to `mqtt://host:1883/topic?qos=1`."""
-        host, port, topic = broker(address, 1883)
+        """Connect, for example to `mqtt://host:1883/topic?qos=1` or `mqtts://host/topic?ca=FILE`."""
+        host, port, topic = where(address)
         if set("+#") & set(topic):
             raise UsageError(f"the topic '{topic}' has + or #, results go to one topic", hint="write the topic without wildcards")
-        return cls(host, port, topic, **address.options(qos=qos, user=str, password=str, queue=whole(1)))
+        return cls(host, port, topic, **settings(address, queue=whole(1)))
 
     def write(self, result: Result) -> None:
         """Hand one message to the client, which sends it when it can."""
         if self._closed:
             raise SinkError(f"the connection to {self._broker.place} is closed, the result was not sent")
+        self._broker.require()
         with self._changed:
             self._taken += 1
         code = self._client.publish(self._topic, json_line(result), self._qos).rc

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from edgewright.errors import SourceError
 from edgewright.runtime.address import Address
-from edgewright.runtime.broker import Broker, qos
+from edgewright.runtime.broker import Broker, Tls, settings, where
 from edgewright.runtime.frames import Array, Frame, Source
-from edgewright.runtime.rows import Complaints, RowError, Rows, broker, names, separator, split, unit
+from edgewright.runtime.rows import Complaints, RowError, Rows, names, separator, split, unit
 from edgewright.runtime.sources import SOURCES
 
 __all__ = ["MqttSource"]
@@ -25,8 +25,8 @@ class MqttSource(Source):
     """Messages of numbers as frames of shape (channels,), dtype float32.
 
     A message is a JSON list, a JSON object, whose keys then are the columns, or numbers with a separator between. What does
-    not fit is told and skipped. A lost connection is taken up again after 1 to 5 s. Where 1000 messages wait to be
-    read, the oldest is let go.
+    not fit is told and skipped. A lost connection is taken up again after 1 to 5 s, unless the broker then has a certificate
+    that is refused. Where 1000 messages wait to be read, the oldest is let go.
 
     Args:
         host: name or address of the broker.
@@ -36,6 +36,7 @@ class MqttSource(Source):
         qos: quality of service, 0 to 2.
         user: name to log in with; empty for none.
         password: that user's password.
+        tls: how to connect with TLS; None is without.
         between: the character between two numbers, where a message is no JSON.
 
     Raises:
@@ -54,6 +55,7 @@ class MqttSource(Source):
         qos: int = 0,
         user: str = "",
         password: str = "",
+        tls: Tls | None = None,
         between: str = ",",
     ) -> None:
         self.live, self.skipped = True, 0
@@ -62,18 +64,18 @@ class MqttSource(Source):
         self._closed = False
         self._bad = Complaints("broken messages", lambda text: self.tell(text))
         came = lambda: f" after {self._index} samples"  # noqa: E731
-        self._broker = Broker(host, port, user, password, tell=lambda text: self.tell(text), gone=came)
+        self._broker = Broker(host, port, user, password, tls, error=SourceError, tell=lambda text: self.tell(text), gone=came)
         client = self._broker.client
         client.on_connect, client.on_subscribe, client.on_message = self._connected, self._subscribed, self._received
-        self._broker.open(SourceError)
+        self._broker.open()
 
     @classmethod
     def of(cls, address: Address) -> MqttSource:
-        """Subscribe, for example to `mqtt://host:1883/topic/name?qos=1&time=t&unit=ms`."""
-        host, port, topic = broker(address, 1883)
-        given = address.options(qos=qos, user=str, password=str, time=str, unit=unit, columns=names, separator=separator)
+        """Subscribe, for example to `mqtt://host:1883/topic/name?qos=1&time=t&unit=ms` or `mqtts://host/topic?ca=FILE`."""
+        host, port, topic = where(address)
+        given = settings(address, time=str, unit=unit, columns=names, separator=separator)
         rows = Rows(time=given.get("time", ""), unit=given.get("unit", 10**9), columns=given.get("columns", ()))
-        rest = {name: given[name] for name in ("qos", "user", "password") if name in given}
+        rest = {name: given[name] for name in ("qos", "user", "password", "tls") if name in given}
         return cls(host, port, topic, rows, between=given.get("separator", ","), **rest)
 
     def read(self, into: Array | None = None) -> Frame | None:
@@ -86,6 +88,7 @@ class MqttSource(Source):
                 if self._closed:
                     return None
                 if not self._messages:
+                    self._broker.require(f" after {self._index} samples")
                     continue
                 payload, captured_ns = self._messages.popleft()
             try:
