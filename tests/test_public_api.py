@@ -50,6 +50,8 @@ GOLDEN = {
     "edgewright.summary": "Findings Side save_report summarise",
     "edgewright.tasks": """Scored TASKS check_task decide default_threshold infer_task labels_of reconstruction_scores
         require_finite scores_of youden_threshold""",
+    "edgewright.testing": """EngineCase EngineContract ReaderCase ReaderContract WriterCase WriterContract plus_one_onnx
+        plus_one_openvino plus_one_tflite two_by_two_tflite""",
     "edgewright.verification": """ModelOutputs VERIFY_SAMPLES check convert_and_verify one_preprocessing outputs_of
         pair_outputs random_inputs require store_outputs stored_outputs tells verify""",
     "edgewright.worker": "Job Limits Worker progress run",
