@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,28 +23,6 @@ __all__ = ["bench_on", "is_beside", "measure_again"]
 
 Progress = Callable[[float, str], None]
 
-log = logging.getLogger("edgewright")
-
-_GOVERNORS = "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
-
-_SET_GOVERNOR = """
-import glob, json, sys
-wanted, was, changed, failed = json.loads(sys.argv[2]), {}, {}, ""
-for path in sorted(glob.glob(sys.argv[1])):
-    try:
-        with open(path) as file:
-            was[path] = file.read().strip()
-        value = wanted if isinstance(wanted, str) else wanted.get(path, was[path])
-        if value != was[path]:
-            with open(path, "w") as file:
-                file.write(value)
-            changed[path] = was[path]
-    except OSError as error:
-        failed = f"{path}: {error.strerror}"
-print(json.dumps({"was": was, "changed": changed, "failed": failed}))
-"""
-"""Sets clock governors, all to one or each to its own, and tells what they were, with the board's own Python."""
-
 
 def bench_on(
     board: str | Board,
@@ -61,6 +37,7 @@ def bench_on(
     gap_ms: float = 100.0,
     profile: bool = False,
     meter: str = "auto",
+    meter_root: str = "/",
     energy_s: float = 10.0,
     baseline_s: float = 3.0,
     progress: Progress | None = None,
@@ -68,7 +45,8 @@ def bench_on(
     """Measure files on a board, which nobody else uses meanwhile.
 
     The runtime is brought there if it is not there yet, the files go into a folder that is removed at the end. The board's
-    clock governor is set to its profile's if that is allowed, and set back; if not, a warning says so.
+    clock governor is set to its profile's if that is allowed, and set back, by the board itself if this run is killed; if it is
+    not allowed, a warning says so.
 
     Args:
         board: a name that `edgewright devices` lists, or a profile.
@@ -83,6 +61,8 @@ def bench_on(
         profile: see `bench_many`.
         meter: one that the board reads, "auto" (those of its profile first), "none", or an instrument beside it that this
             machine reads: `trace:FILE.csv`, `serial:PORT`; such a trace is aligned by markers in the load.
+        meter_root: folder on the board that stands for /, from which meters, clocks and temperatures are read and below which
+            governors are set.
         energy_s: see `bench_many`.
         baseline_s: see `bench_many`.
         progress: called with a share between 0 and 1 and a text.
@@ -104,10 +84,11 @@ def bench_on(
     names = ", ".join(dict.fromkeys(Path(target.path).name for target in files))
     with open_device(board, what=f"bench of {names}", wait_s=wait_s, on_wait=lambda text: tell(0.0, text)) as device:
         device.ensure_runtime(wheels, progress=tell)
-        with _governor(device, _GOVERNORS) as remark, device.temporary() as folder:
+        with device.governed(meter_root) as remark, device.temporary() as folder:
             places = [_pushed(device, Path(target.path), f"{folder}/{at}", tell) for at, target in enumerate(files)]
             there = {id(target): place for target, place in zip(files, places, strict=True)}
             words = ["--idle-gaps", idle_gaps, "--gap-ms", gap_ms, "--energy-seconds", energy_s, "--baseline-seconds", baseline_s]
+            words += ["--meter-root", meter_root]
             words += ["--profile"] if profile else []
             words += ["--meter", "none" if lacking else "marker" if external else _preferred(device, meter)]
 
@@ -210,37 +191,6 @@ def _pushed(device: Device, path: Path, folder: str, progress: Progress) -> str:
 
         device.transport.push(file, f"{folder}/{inner}", progress=told)
     return f"{folder}/{path.name}"
-
-
-@contextmanager
-def _governor(device: Device, files: str) -> Iterator[str]:
-    """Have the board's clocks governed as its profile says while the block runs; a remark if that is refused, or empty.
-
-    Args:
-        device: open.
-        files: pattern of the files there that hold a governor each.
-    """
-    wanted = device.board.governor
-    if not wanted:
-        yield ""
-        return
-    done = device.json(["-c", _SET_GOVERNOR, files, json.dumps(wanted)], timeout_s=60)
-    remark = ""
-    if done["failed"]:
-        was = ", ".join(sorted(set(done["was"].values()) - {wanted})) or "not known"
-        remark = f"the clock governor of {device.board.name} is {was} and not {wanted}, and could not be set ({done['failed']})"
-    elif not done["was"]:
-        remark = f"the clock governor of {device.board.name} could not be set to {wanted}: the board shows none ({files})"
-    try:
-        yield remark
-    finally:
-        if done["changed"]:
-            try:
-                back = device.json(["-c", _SET_GOVERNOR, files, json.dumps(done["changed"])], timeout_s=60)["failed"]
-            except DeviceError as error:
-                back = error.message
-            if back:
-                log.warning("the clock governor of %s was not set back: %s", device.board.name, back)
 
 
 @contextmanager

@@ -10,22 +10,21 @@ import secrets
 import shlex
 import socket
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import file_digest
 from edgewright.devices.boards import Board, find_board
+from edgewright.devices.lock import ANSWER_S, SILENCE_S, Lock, taken
 from edgewright.devices.packages import choose_wheels, digest_of, how_to_get
 from edgewright.devices.programs import board_failure, last_json, packed
 from edgewright.devices.pushing import Progress, Shares, space_check
-from edgewright.devices.transport import Completed, Running, Transport, open_transport
+from edgewright.devices.transport import Completed, Transport, open_transport
 from edgewright.devices.wheel import build_wheel
-from edgewright.errors import DeviceBusyError, DeviceError
+from edgewright.errors import DeviceError
 
 __all__ = ["ENGINE_MODULES", "Device", "Progress", "board_failure", "here", "open_device", "packed"]
 
@@ -36,13 +35,6 @@ _RUN_MODULE = (
 )
 """What `-m` does, but without the working folder in front of the path: a folder of our name in the board's home must not be
 taken for our package. Python 3.11 has PYTHONSAFEPATH for it."""
-
-BEAT_S = 15.0
-SILENCE_S = 120.0
-"""How often the holder of a board's lock is heard there, and after which silence the board lets go."""
-
-ANSWER_S = 60.0
-"""What a short command may take, on a slow board too."""
 
 ENGINE_MODULES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
 """What an engine's library is imported as."""
@@ -64,7 +56,7 @@ class Device:
         self._interpreter = [transport.expand(word) if word.startswith("~") else word for word in shlex.split(board.python)]
         self._survey: dict[str, Any] | None = None
         self._path: tuple[str, ...] = ()
-        self._lost = ""
+        self._lock: Lock | None = None
 
     @property
     def runtime(self) -> dict[str, str]:
@@ -230,8 +222,8 @@ class Device:
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
-        if self._lost:
-            raise DeviceError(f"the lock of {self.board.name} was lost: {self._lost}", hint="run it again")
+        if self._lock and self._lock.lost:
+            raise DeviceError(f"the lock of {self.board.name} was lost: {self._lock.lost}", hint="run it again")
         return self.transport.run(argv, timeout_s=timeout_s, env=env, on_line=on_line)
 
     def _install(self, kind: str, digest: str, files: Sequence[Path], tell: Shares) -> None:
@@ -264,63 +256,20 @@ class Device:
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         holder = {**here(), "pid": os.getpid(), "what": what, "since": since}
         argv = [*self._interpreter, "-c", packed("hold"), self.folder, json.dumps(holder), f"{wait_s:g}", f"{SILENCE_S:g}"]
-        running = self.transport.start(argv)
-        with ExitStack() as stack:
-            stack.callback(_let_go, running)
-            self._await_lock(running, wait_s, on_wait)
-            stop = threading.Event()
-            beat = threading.Thread(target=self._beat, args=(running, stop), name="edgewright lock", daemon=True)
-            beat.start()
-            stack.callback(beat.join, 5)
-            stack.callback(stop.set)
+        with taken(self.board, self.folder, self.transport.start(argv), wait_s, on_wait) as self._lock:
             yield
 
-    def _await_lock(self, running: Running, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
-        """Read what the board says of its lock until it is ours.
+    def governed(self, root: str = "/") -> AbstractContextManager[str]:
+        """Have the board's clocks governed as its profile says while the block runs; see `lock.Lock.governed`.
 
-        Raises:
-            DeviceBusyError: another has it still when the time is over.
-            DeviceError: the board's Python cannot run, or the connection broke.
+        Where the board cannot be locked nothing there would set them back if this run were killed: they stay as they are.
         """
-        until, silent = time.monotonic() + wait_s + ANSWER_S, 0
-        while True:
-            try:
-                line = running.readline(max(0.1, min(BEAT_S, until - time.monotonic())))
-            except TimeoutError as error:
-                if time.monotonic() >= until:
-                    raise DeviceError(
-                        f"{self.board.name} did not say within {wait_s + ANSWER_S:g} s whether it is free",
-                        hint="see whether it is overloaded, or restart it",
-                    ) from error
-                running.write(b".")  # while it waits the board must hear that we are here
-                continue
-            silent = 0 if line else silent + 1
-            try:
-                said: dict[str, Any] = dict(json.loads(line)) if line else {}
-            except (ValueError, TypeError):
-                continue  # a greeting of the board's shell
-            if said.get("held"):
-                return
-            if "waiting" in said:
-                if on_wait:
-                    on_wait(f"{_by(self.board, said['waiting'])}: waiting up to {wait_s:g} s")
-            elif "holder" in said:
-                raise DeviceBusyError(
-                    f"{_by(self.board, said['holder'])}{f', still after {wait_s:g} s' if wait_s else ''}",
-                    hint="try again when that is done, or wait for it with --wait SECONDS",
-                )
-            elif silent > 5:  # its output is at its end, these are no empty lines of a greeting
-                running.close_stdin()
-                raise self.failure(running.wait(5), f"take the lock in {self.folder}")
-
-    def _beat(self, running: Running, stop: threading.Event) -> None:
-        """Let the board hear every `BEAT_S` that its holder lives; remember if that cannot be told any more."""
-        while not stop.wait(BEAT_S):
-            try:
-                running.write(b".")
-            except (DeviceError, OSError) as error:
-                self._lost = str(error)
-                return
+        if not self.board.governor:
+            return nullcontext("")
+        if self._lock is None:
+            why = "the board cannot be locked over this transport"
+            return nullcontext(f"the clock governor of {self.board.name} was left as it is: {why}")
+        return self._lock.governed(self.board.governor, root)
 
 
 @contextmanager
@@ -352,22 +301,6 @@ def open_device(
         device = Device(board, transport)
         with device.held(what, wait_s, on_wait):
             yield device
-
-
-def _let_go(running: Running) -> None:
-    """End the lock's holder on the board: by the end of its input, else by a signal."""
-    with suppress(DeviceError, OSError, TimeoutError):
-        running.close_stdin()
-        running.wait(5)
-    running.kill()
-
-
-def _by(board: Board, holder: Mapping[str, Any]) -> str:
-    """Who holds a board, as the begin of a sentence."""
-    if not holder:
-        return f"the board {board.name} is in use by another run"
-    who = f"{holder.get('user')} on {holder.get('host')}, process {holder.get('pid')}"
-    return f"the board {board.name} is in use by {who}, since {holder.get('since')}: {holder.get('what')}"
 
 
 def here() -> dict[str, str]:

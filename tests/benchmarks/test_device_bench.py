@@ -224,9 +224,9 @@ def test_second_bench_waits_for_the_first(first, ssh_board, model):
 # ---- what breaks -------------------------------------------------------------------------------------------------------
 
 
-def test_board_that_goes_away(new_sshd, tmp_path, model, caplog):
+def test_board_that_goes_away(new_sshd, tmp_path, model, tree):
     server = new_sshd()
-    board = dataclasses.replace(server.board(str(tmp_path / "board")), governor="performance")
+    board = fast(server.board(str(tmp_path / "board")))
     mine = f"edgewright.benchmarks bench {tmp_path}"
 
     def cut():
@@ -236,8 +236,9 @@ def test_board_that_goes_away(new_sshd, tmp_path, model, caplog):
     cutter = threading.Thread(target=cut)
     cutter.start()
     with pytest.raises(DeviceError) as caught:
-        bench_on(board, [BenchTarget(model)], **{**QUICK, **LONG})
+        bench_on(board, [BenchTarget(model)], **{**QUICK, **LONG, "meter_root": tree})
     cutter.join()
+    wait_for(lambda: governors(tree) == ["schedutil", "ondemand"], seconds=20)  # the board does it itself
     for pid in running(mine):  # a board that is really gone has none
         os.kill(pid, signal.SIGKILL)
     assert board.name in caught.value.message and server.address in caught.value.message
@@ -281,80 +282,120 @@ def test_mistakes_show_before_the_board_is_reached(local_board, model, tmp_path,
 
 
 @pytest.fixture
-def policies(monkeypatch):
-    """A recorded sysfs tree: two clock policies with governors of their own, in a folder that every user reaches."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        files = [Path(folder, f"policy{number}", "scaling_governor") for number in (0, 4)]
-        for file, was in zip(files, ("schedutil", "ondemand"), strict=True):
-            file.parent.mkdir(mode=0o755)
+def tree():
+    """The root of a recorded sysfs: two clock policies with governors of their own, in a folder that every user reaches."""
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o755)
+        for number, was in ((0, "schedutil"), (4, "ondemand")):
+            file = policy(root, number)
+            file.parent.mkdir(parents=True)
             file.write_text(f"{was}\n")
-            file.chmod(0o644)
-        monkeypatch.setattr(module, "_GOVERNORS", f"{folder}/policy*/scaling_governor")
-        yield files
+        yield root
 
 
-def governors(files):
-    return [file.read_text().strip() for file in files]
+def policy(root, number):
+    return Path(root, "sys/devices/system/cpu/cpufreq", f"policy{number}", "scaling_governor")
 
 
-def test_governor_is_set_and_set_back(local_board, model, policies):
-    board, seen = dataclasses.replace(local_board, governor="performance"), []
-    [report] = bench_on(board, [BenchTarget(model)], **QUICK, progress=lambda share, text: seen.append(governors(policies)))
+def governors(root):
+    return [policy(root, number).read_text().strip() for number in (0, 4)]
+
+
+def fast(board):
+    """The board, with a profile that wants a governor."""
+    return dataclasses.replace(board, governor="performance")
+
+
+def test_governor_is_set_and_set_back(local_board, model, tree):
+    seen = []
+    quick = {**QUICK, "meter_root": tree}
+    [report] = bench_on(
+        fast(local_board), [BenchTarget(model)], **quick, progress=lambda share, text: seen.append(governors(tree))
+    )
     assert seen[-1] == ["performance", "performance"]
-    assert governors(policies) == ["schedutil", "ondemand"]
+    assert governors(tree) == ["schedutil", "ondemand"]
+    assert report.details["conditions"][0]["before"]["governor"] == dict.fromkeys(("policy0", "policy4"), "performance")
     assert not [text for text in report.warnings if "could not be set" in text]
 
 
-def test_governor_is_set_back_when_the_bench_fails(local_board, model, policies):
-    board, seen = dataclasses.replace(local_board, governor="performance"), []
+def test_governor_is_set_back_when_the_bench_fails(local_board, model, tree):
+    seen = []
 
     def fail(share, text):
-        seen.append(governors(policies))
+        seen.append(governors(tree))
         if "process 1" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench_on(board, [BenchTarget(model)], **QUICK, progress=fail)
+        bench_on(fast(local_board), [BenchTarget(model)], **QUICK, meter_root=tree, progress=fail)
     assert seen[-1] == ["performance", "performance"]
-    assert governors(policies) == ["schedutil", "ondemand"]
+    assert governors(tree) == ["schedutil", "ondemand"]
 
 
-def test_governor_that_one_may_not_set(local_board, policies):
+BENCH = """
+import json, sys
+from edgewright.benchmarks.bench import BenchTarget
+from edgewright.benchmarks.device_bench import bench_on
+from edgewright.devices.boards import Board
+bench_on(Board(**json.loads(sys.argv[1])), [BenchTarget(sys.argv[2])], **json.loads(sys.argv[3]))
+"""
+
+
+def test_board_sets_the_governor_back_when_the_bench_is_killed(board, model, tree):
+    with open_device(board, what="looking") as device:
+        mine = f"edgewright.benchmarks bench {device.folder}"
+    plain = json.dumps({**dataclasses.asdict(fast(board)), "file": None})
+    settings = json.dumps({**QUICK, **LONG, "meter_root": tree})
+    with subprocess.Popen([sys.executable, "-c", BENCH, plain, str(model), settings]) as process:
+        try:
+            wait_for(lambda: running(mine) or process.poll() is not None)
+            assert process.poll() is None and governors(tree) == ["performance", "performance"]
+            process.kill()
+            wait_for(lambda: governors(tree) == ["schedutil", "ondemand"], seconds=20)
+        finally:
+            process.kill()
+            for pid in running(mine):
+                os.kill(pid, signal.SIGKILL)
+    with open_device(board, what="looking", wait_s=30) as device:
+        assert not Path(device.folder, "governors.json").exists()
+
+
+def test_governor_that_one_may_not_set(local_board, tree):
     """The second is for another user only; the first one is set and set back all the same."""
-    python = sys.executable
+    python, folder = sys.executable, Path(tree, "board")
+    folder.mkdir()
     if os.getuid() == 0:
         python = f"setpriv --reuid 65534 --regid 65534 --clear-groups {python}"
-        Path(policies[0]).chmod(0o666)
+        policy(tree, 0).chmod(0o666)
+        folder.chmod(0o777)
     else:
-        Path(policies[1]).chmod(0o444)
-    with open_device(dataclasses.replace(local_board, governor="performance"), what="x") as device:
-        device._interpreter = python.split()
-        with module._governor(device, module._GOVERNORS) as said:
-            seen = governors(policies)
+        policy(tree, 4).chmod(0o444)
+    board = dataclasses.replace(fast(local_board), python=python, folder=str(folder))
+    with open_device(board, what="x") as device, device.governed(tree) as said:
+        seen = governors(tree)
     assert seen == ["performance", "ondemand"]
     assert said == (
-        f"the clock governor of {local_board.name} is ondemand, schedutil and not performance, and could not be set "
-        f"({policies[1]}: Permission denied)"
+        f"the clock governor of {board.name} is ondemand, schedutil and not performance, and could not be set "
+        f"({policy(tree, 4)}: Permission denied)"
     )
-    assert governors(policies) == ["schedutil", "ondemand"]
+    assert governors(tree) == ["schedutil", "ondemand"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file that opens for writing and refuses what is written")
-def test_governor_that_the_driver_does_not_know_is_told(local_board, model, monkeypatch):
+def test_governor_that_the_driver_does_not_know_is_told(local_board, model, tree):
     """sysfs takes the name on closing the file: an error that only shows there must not be lost."""
     if os.getuid():
         pytest.skip("takes root to open such a file for writing")
-    monkeypatch.setattr(module, "_GOVERNORS", "/proc/version")
-    board = dataclasses.replace(local_board, governor="performance")
-    [report] = bench_on(board, [BenchTarget(model)], **QUICK)
-    assert [text for text in report.warnings if "could not be set (/proc/version: " in text]
+    policy(tree, 4).unlink()
+    policy(tree, 4).symlink_to("/proc/version")
+    [report] = bench_on(fast(local_board), [BenchTarget(model)], **QUICK, meter_root=tree)
+    assert [text for text in report.warnings if f"could not be set ({policy(tree, 4)}: " in text]
 
 
-def test_board_without_governors(local_board, model, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_GOVERNORS", f"{tmp_path}/none*")
-    [report] = bench_on(dataclasses.replace(local_board, governor="performance"), [BenchTarget(model)], **QUICK)
-    assert f"could not be set to performance: the board shows none ({tmp_path}/none*)" in report.warnings[-1]
+def test_board_without_governors(local_board, model, tmp_path):
+    [report] = bench_on(fast(local_board), [BenchTarget(model)], **QUICK, meter_root=str(tmp_path))
+    told = f"could not be set to performance: the board has no cpufreq policy below {tmp_path}/sys"
+    assert [text for text in report.warnings if told in text]
 
 
 # ---- an instrument beside the board ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The board's lock, the runtime that is brought there as a wheel, and which wheels fit a board."""
 
 import base64
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -20,6 +21,7 @@ import pytest
 from packaging import tags
 
 from edgewright.devices import device as device_module
+from edgewright.devices import lock as lock_module
 from edgewright.devices.device import open_device
 from edgewright.devices.packages import choose_wheels, how_to_get, wheel_fits
 from edgewright.devices.programs import packed
@@ -121,7 +123,7 @@ def test_lock_is_let_go_when_nothing_is_heard(tmp_path):
 
 
 def test_lost_lock_ends_the_run(board, monkeypatch):
-    monkeypatch.setattr(device_module, "BEAT_S", 0.1)
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.1)
     with open_device(board, what="x") as device:
         device.survey()
         [running] = list(device.transport._running)
@@ -160,6 +162,93 @@ def test_old_python_is_named(board, tmp_path):
     with open_device(dataclasses.replace(board, python=str(script)), what="x") as device:
         with pytest.raises(DeviceError, match=r"the Python of local is 3\.8\.1, 3\.10 is the oldest"):
             device.survey()
+
+
+# The clock governor, which the process that keeps the lock sets and sets back.
+
+
+@pytest.fixture
+def clock(tmp_path):
+    """The governor of one clock, in a recorded sysfs below `tmp_path`."""
+    file = tmp_path / "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    file.parent.mkdir(parents=True)
+    file.write_text("ondemand\n")
+    return file
+
+
+@contextlib.contextmanager
+def governed(board, root):
+    """The process that keeps the lock of a board whose clock is governed as its profile wants."""
+    with open_device(dataclasses.replace(board, governor="performance"), what="x") as device, device.governed(str(root)) as said:
+        assert said == ""
+        [running] = list(device.transport._running)
+        yield running
+
+
+def governor_of(clock):
+    return clock.read_text().strip()
+
+
+def test_silence_sets_the_governor_back(tmp_path, clock):
+    words = [sys.executable, "-c", packed("hold"), str(tmp_path / "f"), "{}", "0", "2"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline()) == {"held": True}
+        process.stdin.write("\n\n" + json.dumps({"governor": "performance", "root": str(tmp_path)}) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"was": {str(clock): "ondemand"}, "changed": True, "failed": ""}
+        assert governor_of(clock) == "performance"
+        assert "nothing was heard" in json.loads(process.stdout.readline())["lost"]
+        assert process.wait(10) == 1
+    assert governor_of(clock) == "ondemand"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_sets_the_governor_back(board, tmp_path, clock, number):
+    with governed(board, tmp_path) as running:
+        assert governor_of(clock) == "performance"
+        os.kill(running.pid, number)
+        running.wait(10)
+        assert governor_of(clock) == "ondemand"
+
+
+def test_next_run_sets_back_what_a_killed_lock_left(board, tmp_path, clock):
+    with governed(board, tmp_path) as running:
+        running.kill()
+    assert governor_of(clock) == "performance"
+    with open_device(board, what="the next run"):
+        assert governor_of(clock) == "ondemand"
+        assert not Path(board.folder, "governors.json").exists()
+
+
+def test_governor_that_somebody_set_meanwhile_stays(board, tmp_path, clock):
+    with governed(board, tmp_path):
+        clock.write_text("powersave\n")
+    assert governor_of(clock) == "powersave"
+
+
+def test_governor_of_a_board_that_was_restarted_stays(board, tmp_path, clock):
+    with governed(board, tmp_path) as running:
+        running.kill()
+    record = Path(board.folder, "governors.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "start": "another"}))
+    with open_device(board, what="the next run"):
+        assert governor_of(clock) == "performance"
+        assert not record.exists()
+
+
+def test_governor_that_cannot_be_set_back_is_told_until_it_can(board, tmp_path, clock, caplog):
+    with governed(board, tmp_path) as running:
+        running.kill()
+    clock.unlink()
+    clock.mkdir()
+    caplog.clear()
+    with open_device(board, what="the next run"):
+        pass
+    assert f"left the clock governor of local set, and it cannot be set back: {clock}: Is a directory" in caplog.text
+    clock.rmdir()
+    clock.write_text("performance\n")
+    with open_device(board, what="the one after"):
+        assert governor_of(clock) == "ondemand"
 
 
 # The runtime.
