@@ -119,21 +119,27 @@ def measure(
 
 
 def misplaced(reports: Sequence[Report], expectations: Sequence[Expectation]) -> list[PlacementError]:
-    """Errors of reports of a model of which less runs where it was expected to run.
+    """Errors of reports of a model of which less runs where it was expected to run, with any thread count.
 
     Returns:
-        See `placement.check`; each names the board if there are several reports.
+        See `placement.check`; one for all thread counts of which the same is true. Each names the thread counts if several
+        were measured, and the board if there are several reports.
     """
     found = []
     for report in reports:
         counts = report.settings["threads"]
-        details = report.details if len(counts) == 1 else report.details[f"threads={counts[0]}"]
+        board = [report.settings["device"]["name"]] if len(reports) > 1 else []
         for expectation in expectations:
-            try:
-                check(details["placement"], expectation)
-            except PlacementError as error:
-                where = f"{report.settings['device']['name']}: " if len(reports) > 1 else ""
-                found.append(PlacementError(f"{where}{error.message}", error.hint))
+            missed: dict[tuple[str, str], list[int]] = {}
+            for count in counts:
+                details = report.details if len(counts) == 1 else report.details[f"threads={count}"]
+                try:
+                    check(details["placement"], expectation)
+                except PlacementError as error:
+                    missed.setdefault((error.message, error.hint), []).append(count)
+            for (message, hint), of in missed.items():
+                threads = [f"threads {', '.join(map(str, of))}"] if len(counts) > 1 else []
+                found.append(PlacementError(": ".join([*board, *threads, message]), hint))
     return found
 
 

@@ -183,7 +183,7 @@ def test_expectation_of_several_thread_counts(boards, place):
     reports, failed = measure(model, how, boards=["good"])
     assert failed == {} and misplaced(reports, [Expectation("delegate", 0.89)]) == []
     [error] = misplaced(reports, [Expectation("delegate", 0.95)])
-    assert error.message.startswith("89.88 %")
+    assert error.message.startswith("threads 1, 2: 89.88 %")
 
 
 # ---- several boards ----------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewright.benchmarks.bench_run import misplaced
 from edgewright.benchmarks.placement import Expectation, check, parse_expectation, record
 from edgewright.errors import PlacementError, UsageError
+from edgewright.report import Report
 from edgewright.runtime import open_session
 from tests.runtime import placed_models
 
@@ -157,3 +159,35 @@ class TestShares:
         else:
             with pytest.raises(PlacementError):
                 check(placed, Expectation("delegate", limit))
+
+
+def report_of(placed: dict[int, dict[str, Any]], board: str = "") -> Report:
+    """A benchmark's report with these placements by thread count."""
+    details = {f"threads={count}": {"placement": found} for count, found in placed.items()}
+    details = details if len(placed) > 1 else next(iter(details.values()))
+    return Report("bench", {}, {"threads": list(placed), "device": {"name": board}}, (), details=details)
+
+
+class TestReports:
+    ALL = ops(("CONV_2D", "D", True, 100, ""))
+    HALF = ops(("CONV_2D", "D", True, 100, ""), ("CONV_2D", "C", False, 100, "why"))
+
+    def test_one_thread_count_goes_without_saying(self) -> None:
+        assert misplaced([report_of({4: self.ALL})], [FULL]) == []
+        [error] = misplaced([report_of({4: self.HALF})], [FULL])
+        assert error.message.startswith("50 % of the multiply-adds run in a delegate")
+
+    def test_each_thread_count_is_checked_and_named(self) -> None:
+        [error] = misplaced([report_of({1: self.ALL, 2: self.HALF, 4: self.ALL})], [FULL])
+        assert error.message.startswith("threads 2: 50 % of the multiply-adds run in a delegate (1 of 2 ops), delegate>=100% was")
+        assert error.hint and error.exit_code == 3
+
+    def test_what_is_true_of_several_thread_counts_is_told_once(self) -> None:
+        none = ops(("CONV_2D", "C", False, 100, "why"))
+        told = [one.message for one in misplaced([report_of({1: self.HALF, 2: none, 4: self.HALF})], [FULL])]
+        assert [text.partition(" of the")[0] for text in told] == ["threads 1, 4: 50 %", "threads 2: 0 %"]
+
+    def test_boards_are_named_where_there_are_several(self) -> None:
+        both = [report_of({1: self.ALL, 2: self.HALF}, "pi"), report_of({1: self.HALF}, "jetson")]
+        told = [one.message for one in misplaced(both, [FULL, Expectation("delegate", 0.5)])]
+        assert [text.partition(" of the")[0] for text in told] == ["pi: threads 2: 50 %", "jetson: 50 %"]
