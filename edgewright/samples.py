@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 from edgewright.artifact import TensorSpec, atomic_folder
 from edgewright.errors import SamplesError, ShapeError, UsageError
 from edgewright.preprocess import Preprocess, encode
-from edgewright.sample_sources import FUNCTION, Source, source_of_arrays, source_of_name
+from edgewright.sample_arrays import source_of_arrays
+from edgewright.sample_functions import FUNCTION
+from edgewright.sample_origin import Source
+from edgewright.sample_sources import source_of_name
 
 __all__ = ["Samples", "SamplesSpec", "describe_samples", "is_function", "open_samples"]
 
@@ -320,7 +323,7 @@ def open_samples(
     if isinstance(source, Mapping):
         memory = {key: np.asarray(values) for key, values in source.items()}
         text = ""
-        found: Source = source_of_arrays("the arrays in memory", memory, inputs, (), window, stride)
+        found = source_of_arrays("the arrays in memory", memory, inputs, (), window, stride)
     else:
         text, found = source_of_name(str(source), inputs, window, stride)
     if not found.count:

@@ -135,9 +135,11 @@ class CsvFile:
         self._file.close()
 
     def _lines(self) -> Iterator[str]:
+        """Lines as csv.reader takes them; at its end the file is closed, also if nobody comes to do it."""
         for line in self._file:
             self.row, self._last = self.row + 1, line
             yield _spaced(line, self._between)
+        self._file.close()
 
     def _undecodable(self) -> int:
         """The first line that is not UTF-8; the decoder, which works in blocks, does not know it."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgewright import sample_sources as module
+from edgewright import sample_arrays as module
 from edgewright.artifact import TensorSpec
 from edgewright.errors import SamplesError, ShapeError, UsageError
 from edgewright.preprocess import Preprocess
@@ -513,14 +513,18 @@ def test_no_window_fits(write_csv: Callable[[str], Path]):
         ("", ("empty", "0 rows")),
         ("\n\n", ("empty", "0 rows")),
         ("a,b,c\n", ("0 samples",)),
-        ("a,b,c\n1,2,3\n4,5\n", ("row 3", "2 columns", "3")),
-        ("a,b,c\n1,2,3\n4,x5,6\n", ("row 3", "column b", "'x5'")),
-        ("1,2,3\n4,5,\n", ("row 2", "column 3", "''")),
-        ("1,2,3\n4,nan,6\n", ("row 2", "column 2", "'nan'")),
-        ("1,oops,3\n4,5,6\n", ("row 1", "column 2", "'oops'")),
-        ("a,b,c,y,label\n1,2,3,4,5\n", ("more than one", "y")),
+        ("a,b,c\n1,2,3\n4,5\n", ("rec.csv row 3", "2 columns", "expected are 3", "take it out")),
+        ("a,b,c\n1,2,3\n4,x5,6\n", ("row 3", "column 'b'", "'x5'", "a finite number")),
+        ("1,2,3\n4,5,\n", ("row 2", "column 2 (counted from 0)", "''")),
+        ("1,2,3\n4,nan,6\n", ("row 2", "column 1", "'nan'")),
+        ("1,2,3\n4,-inf,6\n", ("row 2", "column 1", "'-inf'", "float32")),
+        ("1,2,3\n4,1e39,6\n", ("row 2", "column 1", "'1e39'", "float32")),
+        ("1,2,3\n4,1_000,6\n", ("row 2", "column 1", "'1_000'")),
+        ("\n  \na,b,c\n\n1,2,3\n4,,6\n", ("row 6", "column 'b'")),
+        ("1,oops,3\n4,5,6\n", ("row 1", "column 1", "'oops'")),
+        ("a,b,c,y,label\n1,2,3,4,5\n", ("more than one", "y, label", "for example ay")),
         ("y\n1\n", ("columns y", "channel")),
-        ("a,b,c,y\n1,2,3,sit\n1,2,3,\n", ("row 3", "column y", "empty")),
+        ("a,b,c,y\n1,2,3,sit\n1,2,3,\n", ("row 3", "column 'y'", "empty")),
         ("1,2\x00,3\n", ("rec.csv",)),
     ],
 )
@@ -528,9 +532,35 @@ def test_csv_errors_name_row_and_column(write_csv: Callable[[str], Path], text: 
     fails(SamplesError, lambda: open_samples(write_csv(text), ROW), *parts)
 
 
-def test_csv_that_is_no_text(tmp_path: Path):
-    (tmp_path / "d.csv").write_bytes(b"\xff\xfe\x80,1\n")
-    fails(SamplesError, lambda: open_samples(tmp_path / "d.csv", ROW), "d.csv")
+def test_csv_that_is_no_utf8_is_refused_with_its_row(tmp_path: Path):
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"\xff\xfe\x80,1\n")
+    fails(SamplesError, lambda: open_samples(path, ROW), "d.csv row 1", "UTF-8")
+    path.write_bytes(b"ax,ay,az,label\n" + b"1,2,3,sit\r\n" * 5000 + "1,2,3,öffnen\n".encode("latin-1"))
+    fails(SamplesError, lambda: open_samples(path, ROW), "d.csv row 5002: it is not UTF-8", "save the file as UTF-8")
+
+
+def test_labels_with_underscores_are_texts(write_csv: Callable[[str], Path]):
+    samples = open_samples(write_csv("a,b,c,slice:subject,y\n1,2,3,1_2,0\n4,5,6,12,1\n"), ROW)
+    assert samples.slices["subject"].tolist() == ["1_2", "12"] and samples.labels["y"].tolist() == [0, 1]
+
+
+def test_an_axis_called_y_is_explained(write_csv: Callable[[str], Path]):
+    fails(ShapeError, lambda: open_samples(write_csv("x,y,z\n1,2,3\n"), ROW), "(2,)", "(3,)", "for example ay")
+
+
+def test_a_class_name_that_is_there_twice(write_csv: Callable[[str], Path], tmp_path: Path):
+    (tmp_path / "labels.txt").write_text("crane\nsit\ncrane\n")
+    assert open_samples(write_csv("a,b,c,y\n1,2,3,sit\n"), ROW).labels["y"].tolist() == [1]
+    fails(SamplesError, lambda: open_samples(write_csv("a,b,c,y\n1,2,3,crane\n"), ROW), "'crane' is named 2 times", "once")
+
+
+def test_a_file_of_class_names(write_csv: Callable[[str], Path], tmp_path: Path):
+    (tmp_path / "labels.txt").write_bytes("\ufeffwalk\r\n\r\n  gehen, schnell \r\n".encode())
+    samples = open_samples(write_csv("a,b,c,y\n1,2,3,1\n"), ROW)
+    assert samples.class_names == ("walk", "gehen, schnell")
+    (tmp_path / "labels.txt").write_bytes("gehen\nöffnen\n".encode("latin-1"))
+    fails(SamplesError, lambda: open_samples(tmp_path / "rec.csv", ROW), "labels.txt is not UTF-8 (byte 0xf6 at 6)", "save it")
 
 
 def test_a_csv_with_a_column_too_many_lists_its_columns(write_csv: Callable[[str], Path]):

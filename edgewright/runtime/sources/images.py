@@ -13,7 +13,7 @@ from edgewright.runtime.address import Address, flag, positive
 from edgewright.runtime.capture import Pace
 from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.sources import SOURCES
-from edgewright.sample_sources import IMAGE_SUFFIXES
+from edgewright.sample_images import IMAGE_SUFFIXES
 
 __all__ = ["ImagesSource"]
 
