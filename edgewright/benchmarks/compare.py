@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from edgewright.benchmarks.comparable import REASONS, differing, threads_of, warnings_of
 from edgewright.benchmarks.gate import (
+    EXACT,
     LEVEL,
     Difference,
     Limit,
@@ -24,7 +25,7 @@ from edgewright.benchmarks.saved_reports import read_reports
 from edgewright.errors import UsageError
 from edgewright.report import Report
 
-__all__ = ["FIGURES", "Change", "Comparison", "as_json", "compare", "compare_sessions", "read_report", "worst_of"]
+__all__ = ["FIGURES", "Change", "Comparison", "as_json", "compare", "read_report"]
 
 SCHEMA = 1
 
@@ -101,7 +102,7 @@ class Comparison:
         differing: what else differs than the model, in words with both values, by name (`REASONS`).
         warnings: what a reader must know.
         verdict: the worst of the changes' verdicts; None without limits.
-        rerun: what a second measurement of both files, in turns, showed by itself; None if there was none.
+        before: where all this is a new measurement of both files in turns (see `rerun`): what their reports showed; else None.
     """
 
     a: Mapping[str, Any]
@@ -110,7 +111,7 @@ class Comparison:
     differing: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     verdict: Verdict | None = None
-    rerun: Comparison | None = None
+    before: Comparison | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain form for JSON; changes are shares, 0.05 is 5 %."""
@@ -127,13 +128,18 @@ class Comparison:
             "changes": changes,
             "differing": dict(self.differing),
             "warnings": list(self.warnings),
-            "rerun": self.rerun.to_json() if self.rerun else None,
+            "before": self.before.to_json() if self.before else None,
         }
 
     @property
     def regressed(self) -> tuple[Change, ...]:
         """The figures that became worse by more than their limit."""
         return tuple(change for change in self.changes if change.verdict == "regressed")
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a new measurement could tell more: a figure that varies from process to process is not within its limit."""
+        return any(change.verdict in ("regressed", "undecided") and change.found.method != EXACT for change in self.changes)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -175,23 +181,11 @@ def compare(
         UsageError: a figure with a limit is missing or unknown, no thread count is in both, or something of `REASONS` differs
             that is not allowed while there are limits.
     """
-    return compare_sessions([(as_json(a), as_json(b))], limits or {}, allow)
-
-
-def as_json(report: Mapping[str, Any] | Report) -> Mapping[str, Any]:
-    """A report's plain form."""
-    return report.to_json() if isinstance(report, Report) else report
-
-
-def compare_sessions(
-    sessions: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], limits: Mapping[str, Limit], allow: Sequence[str]
-) -> Comparison:
-    """The comparison over one or more measurements of the same two files."""
+    a, b, limits = as_json(a), as_json(b), limits or {}
     if unknown := [name for name in limits if name not in FIGURES]:
         raise UsageError(f"there is no figure '{unknown[0]}'", hint=f"known: {', '.join(FIGURES)}")
     if unknown := [name for name in allow if name not in REASONS and name != "all"]:
         raise UsageError(f"there is nothing called '{unknown[0]}' that may differ", hint=f"known: {', '.join(REASONS)}, all")
-    a, b = sessions[0]
     counts = [count for count in threads_of(a) if count in threads_of(b)]
     if not counts:
         told = [", ".join(map(str, threads_of(report))) for report in (a, b)]
@@ -209,14 +203,19 @@ def compare_sessions(
     changes: list[Change] = []
     for name in FIGURES:
         wanted = limits.get(name)
-        mine = [change for count in (*counts, 0) if (change := _change(sessions, name, count, wanted, level))]
+        mine = [change for count in (*counts, 0) if (change := _change(a, b, name, count, wanted, level))]
         if wanted and not mine:
             raise UsageError(_missing(name, a, b), hint="leave its limit out, or measure it in both")
         changes += mine
-    return Comparison(_file(a), _file(b), tuple(changes), found, tuple(warnings_of(a, b, found)), worst_of(changes))
+    return Comparison(_file(a), _file(b), tuple(changes), found, tuple(warnings_of(a, b, found)), _worst(changes))
 
 
-def worst_of(changes: Sequence[Change]) -> Verdict | None:
+def as_json(report: Mapping[str, Any] | Report) -> Mapping[str, Any]:
+    """A report's plain form."""
+    return report.to_json() if isinstance(report, Report) else report
+
+
+def _worst(changes: Sequence[Change]) -> Verdict | None:
     """The verdict on all changes together; None if none has a limit."""
     verdicts = {change.verdict for change in changes}
     order: tuple[Verdict, ...] = ("regressed", "undecided", "kept")
@@ -256,31 +255,28 @@ def _process_values(report: Mapping[str, Any], figure: str, threads: int) -> lis
 
 
 def _change(
-    sessions: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, threads: int, limit: Limit | None, level: float
+    a: Mapping[str, Any], b: Mapping[str, Any], name: str, threads: int, limit: Limit | None, level: float
 ) -> Change | None:
     """A figure's change; None if a report does not have it."""
-    pairs = [tuple(_metric(report, FIGURES[name].metric, threads) for report in session) for session in sessions]
-    first, second = pairs[-1]
+    first, second = (_metric(report, FIGURES[name].metric, threads) for report in (a, b))
     if first is None or second is None or not _positive(first["value"]) or not _positive(second["value"]):
         return None
-    values = [[_process_values(report, name, threads) for report in session] for session in sessions]
-    values = [pair for pair in values if all(pair)]
+    values = [_process_values(report, name, threads) for report in (a, b)]
     counts = (0, 0)
-    a, b = float(first["value"]), float(second["value"])
+    ends = (float(first["value"]), float(second["value"]))
     if FIGURES[name].metric in _EXACT:
-        found = exact_difference(a, b)
-    elif values and not (FIGURES[name].metric in _METERED and min(map(len, values[-1])) == 1):
-        sides = [[pair[side] for pair in values] for side in (0, 1)]
-        found = difference(sides[0], sides[1], level if limit else LEVEL)
-        a, b = (_median([value for session in side for value in session]) for side in sides)
-        counts = (sum(map(len, sides[0])), sum(map(len, sides[1])))
+        found = exact_difference(*ends)
+    elif all(values) and not (FIGURES[name].metric in _METERED and min(map(len, values)) == 1):
+        found = difference(values[0], values[1], level if limit else LEVEL)
+        ends = (_median(values[0]), _median(values[1]))
+        counts = (len(values[0]), len(values[1]))
     else:
         found = _from_metrics(first, second)
         if found.low is not None and FIGURES[name].process:
-            counts = (len(_of_processes(sessions[-1][0], threads)), len(_of_processes(sessions[-1][1], threads)))
+            counts = (len(_of_processes(a, threads)), len(_of_processes(b, threads)))
     verdict = judge(found, limit.share) if limit else None
     more = more_processes(found, limit.share, min(counts)) if limit and verdict == "undecided" and min(counts) else None
-    return Change(name, threads, first["unit"], a, b, found, counts, limit.share if limit else None, verdict, more)
+    return Change(name, threads, first["unit"], *ends, found, counts, limit.share if limit else None, verdict, more)
 
 
 def _positive(value: Any) -> bool:
@@ -306,9 +302,12 @@ def _from_metrics(a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
 
 def _missing(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """Why a figure cannot be compared."""
-    reasons = []
+    reasons = {}
     for word, report in (("first", a), ("second", b)):
         metrics = [one for one in report["metrics"] if one["name"] == FIGURES[name].metric]
-        why = next((one["why_absent"] for one in metrics if one["why_absent"]), "" if metrics else "it is not in it")
-        reasons += [f"the {word} has none ({why})"] if why else []
-    return f"{FIGURES[name].title} cannot be compared: {', '.join(reasons) or 'a report has it as 0'}"
+        reasons[word] = next((one["why_absent"] for one in metrics if one["why_absent"]), "" if metrics else "it is not in it")
+    if reasons["first"] and reasons["first"] == reasons["second"]:
+        told = f"neither report has it ({reasons['first']})"
+    else:
+        told = ", ".join(f"the {word} has none ({why})" for word, why in reasons.items() if why) or "a report has it as 0"
+    return f"{FIGURES[name].title} cannot be compared: {told}"

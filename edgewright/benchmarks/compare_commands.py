@@ -38,13 +38,13 @@ def compare(
         ),
     ] = None,
     rerun: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--rerun/--no-rerun",
-            help="Measure both files again, in turns: before an alarm is raised (the default, if they are there), with --rerun "
-            "also where a limit is undecided; or never.",
+            help="Where a figure is not clearly within its limit, measure both files again, in turns, if they are there: that "
+            "decides. Or judge by the two reports alone.",
         ),
-    ] = None,
+    ] = True,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", help="What may differ beside the model in spite of limits: machine, engine, library, ..., all."),
@@ -59,12 +59,9 @@ def compare(
 
     limits = limits_of_texts(max_regression or ())
     allowed = [name.strip() for text in allow or () for name in text.split(",")]
-    if rerun and not limits:
-        raise UsageError("--rerun has no limit to decide", hint="add for example --max-regression p90=5%")
     reports = (read_report(a), read_report(b))
     found = compared(*reports, limits, allow=allowed)
-    again = found.verdict == "regressed" and rerun is not False
-    if again or (rerun and found.verdict == "undecided"):
+    if rerun and found.doubtful:
         found = _again(reports, limits, allowed, found)
     if as_json:
         invocation_of(context).answer(found.to_json())
@@ -72,7 +69,7 @@ def compare(
         print_comparison(found)
     undecided = [undecided_text(change) for change in found.changes if change.verdict == "undecided"]
     if found.verdict == "regressed":
-        hint = "without --no-rerun both files are measured again before an alarm is raised" if rerun is False else ""
+        hint = "" if rerun else "without --no-rerun both files are measured again before an alarm is raised"
         raise RegressionError(alarm_text(found.regressed), hint=hint)
     if undecided and strict:
         raise RegressionError(f"undecided: {'; '.join(undecided)}", hint="measure with more processes, or leave out --strict")

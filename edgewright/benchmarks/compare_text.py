@@ -32,6 +32,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.-=+*#@"
 _WORDS = {"regressed": "regressed", "kept": "within", "undecided": "undecided"}
 _STYLES = {"regressed": "red", "kept": "green", "undecided": "yellow"}
+_WIDE = 130
+"""Columns from which on a history shows everything."""
 _BYTES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -64,10 +66,10 @@ def _digits(value: float) -> str:
 
 
 def change_text(share: float) -> str:
-    """A relative change in per cent, with its sign."""
+    """A relative change in per cent, with its sign; from a hundredfold on only that it is one."""
     share *= 100
-    if share == float("inf"):
-        return "more than doubled"
+    if share >= 9900:
+        return "over 100x"
     places = 0 if abs(share) >= 100 else 1 if abs(share) >= 1 else 2
     text = f"{share:+.{places}f} %"
     return text if any(digit in text for digit in "123456789") else "0 %"
@@ -187,9 +189,9 @@ def _notes(found: Comparison) -> list[str]:
         notes.append(f"no interval of {names}: {method}" if method in missing else f"interval of {names}: {method}")
     if any(min(change.processes) for change in found.changes):
         notes.append("A and B are medians over processes; the change is the middle of all pairs of processes")
-    if found.rerun:
-        changes = [f"{_title(one)} {_with_interval(one.found)}" for one in found.rerun.changes if one.limit is not None]
-        notes.append(f"measured again in turns: {', '.join(changes)}")
+    if found.before:
+        changes = [f"{_title(one)} {_with_interval(one.found)}" for one in found.before.changes if one.limit is not None]
+        notes.append(f"all this was measured again, in turns; the reports themselves said: {', '.join(changes)}")
     return notes
 
 
@@ -222,7 +224,7 @@ def print_history(points: Sequence[Point], metric: str) -> None:
         if place:
             console.print()
         console.print(_plain(f"{model} on {device}, {engine}, {_threads(threads)}"), style="bold")
-        console.print(_history_table(mine, shown, metric))
+        console.print(_history_table(mine, shown, metric, wide=console.width >= _WIDE))
         found = [point.figures[metric] for point in mine if metric in point.figures]
         values = [one.value for one in found if one.value is not None]
         if len(values) > 1:
@@ -230,24 +232,28 @@ def print_history(points: Sequence[Point], metric: str) -> None:
             console.print(f"{FIGURES[metric].title}: {ends[0]} {spark(values, blocks)} {ends[1]}")
 
 
-def _history_table(points: Sequence[Point], shown: Sequence[str], metric: str) -> Any:
-    """The measurements of one model, device, engine and thread count."""
+def _history_table(points: Sequence[Point], shown: Sequence[str], metric: str, *, wide: bool) -> Any:
+    """The measurements of one model, device, engine and thread count.
+
+    Files, libraries and intervals of figures only if there is room; where a file or a library changes, the last column says so.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for title in ("time (UTC)", "sha256", "library"):
+    for title in ("time (UTC)", *(["sha256", "library"] if wide else [])):
         table.add_column(title, no_wrap=True)
     for name in shown:
-        table.add_column(FIGURES[name].title, justify="right", no_wrap=True)
-        table.add_column("interval", justify="right", style="dim", no_wrap=True)
+        table.add_column(FIGURES[name].title if wide else name, justify="right", no_wrap=True)
+        if wide:
+            table.add_column("interval", justify="right", style="dim", no_wrap=True)
     table.add_column(f"change of {metric}", justify="right")
     table.add_column("")
     for point in points:
-        cells: list[Any] = [point.time, point.sha256[:8], _plain(point.library)]
+        cells: list[Any] = [point.time, *([point.sha256[:8], _plain(point.library)] if wide else [])]
         for name in shown:
-            cells += _figure_cells(point.figures.get(name))
+            cells += _figure_cells(point.figures.get(name))[: 2 if wide else 1]
         change = point.change
         cells.append("-" if change is None else _with_interval(change))
         cells.append(Text.assemble(("regressed  ", "red") if point.regressed else "", _plain(point.note)))

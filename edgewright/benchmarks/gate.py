@@ -14,6 +14,7 @@ from edgewright.errors import UsageError
 
 __all__ = [
     "DEFAULT_LIMIT",
+    "EXACT",
     "GATE_PROCESSES",
     "LEVEL",
     "Difference",
@@ -34,6 +35,9 @@ Verdict = Literal["regressed", "kept", "undecided"]
 
 LEVEL = 0.95
 DEFAULT_LIMIT = 0.05
+
+EXACT = "exact"
+"""The method of a difference of figures that have no spread."""
 
 GATE_PROCESSES = 15
 """Processes of each file that a gate of 5 % needs.
@@ -109,35 +113,32 @@ def gate_level(figures: int) -> float:
     return LEVEL if figures <= 2 else 1 - 2 * (1 - LEVEL) / figures
 
 
-def difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], level: float = LEVEL) -> Difference:
+def difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Difference:
     """The relative change from A to B, from figures of single processes.
 
-    The change is the median of log(b) - log(a) over all pairs of processes of one session (J. L. Hodges, E. L. Lehmann,
-    1963, Ann. Math. Stat. 34, 598-611), its interval holds the shifts that the exact Mann-Whitney test does not reject: no
-    distribution is assumed, and a process that something disturbed moves it little. Sessions are strata: their statistics
-    add up, so that a drift from one to the next cancels. With fewer than 5 processes on a side Welch's t on the logarithms
-    takes its place (B. L. Welch, 1947, Biometrika 34, 28-35).
+    The change is the median of log(b) - log(a) over all pairs of processes (J. L. Hodges, E. L. Lehmann, 1963, Ann. Math.
+    Stat. 34, 598-611), its interval holds the shifts that the exact Mann-Whitney test does not reject: no distribution is
+    assumed, and a process that something disturbed moves it little. With fewer than 5 processes on a side Welch's t on the
+    logarithms takes its place (B. L. Welch, 1947, Biometrika 34, 28-35).
 
     Args:
-        a: a list per session of the figures of A's processes, all positive.
-        b: likewise of B, the same sessions.
+        a: the figures of A's processes, all positive.
+        b: likewise of B.
         level: of the two-sided interval.
 
     Returns:
         A change without an interval where a side has a single process.
     """
-    logs = [(np.log(np.asarray(x, float)), np.log(np.asarray(y, float))) for x, y in zip(a, b, strict=True)]
-    few = min(min(len(x), len(y)) for x, y in logs)
-    counts = " and ".join(f"{sum(len(pair[side]) for pair in logs)}" for side in (0, 1))
-    if len(logs) == 1 and few < _RANKED:
-        return _welch(*logs[0], level)
-    pairs = np.sort(np.concatenate([np.subtract.outer(y, x).ravel() for x, y in logs]))
+    first, second = np.log(np.asarray(a, float)), np.log(np.asarray(b, float))
+    if min(len(first), len(second)) < _RANKED:
+        return _welch(first, second, level)
+    pairs = np.sort(np.subtract.outer(second, first).ravel())
     middle = float(np.median(pairs))
-    rank = _rank(tuple((len(x), len(y)) for x, y in logs), (1 - level) / 2)
+    rank = _rank(len(first), len(second), (1 - level) / 2)
+    counts = f"{len(first)} and {len(second)} processes"
     if rank == 0:
-        return Difference(math.expm1(middle), method=f"{counts} processes are too few for an interval of {level:.4g}")
-    sessions = f" in {len(logs)} sessions" if len(logs) > 1 else ""
-    name = f"{100 * level:.4g} % Hodges-Lehmann over {counts} processes{sessions}"
+        return Difference(math.expm1(middle), method=f"{counts} are too few for an interval of {level:.4g}")
+    name = f"{100 * level:.4g} % Hodges-Lehmann over {counts}"
     return Difference(math.expm1(middle), math.expm1(pairs[rank - 1]), math.expm1(pairs[len(pairs) - rank]), name)
 
 
@@ -177,7 +178,7 @@ def difference_of_intervals(a: tuple[float, float, float], b: tuple[float, float
 def exact_difference(a: float, b: float) -> Difference:
     """The change between two figures that have no spread, such as sizes of files."""
     change = b / a - 1
-    return Difference(change, change, change, "exact")
+    return Difference(change, change, change, EXACT)
 
 
 def judge(found: Difference, limit: float) -> Verdict:
@@ -236,25 +237,21 @@ def _expm1(value: float) -> float:
 # ---- quantiles ----------------------------------------------------------------------------------------------------------
 
 
-def _rank(sizes: tuple[tuple[int, int], ...], tail: float) -> int:
+def _rank(m: int, n: int, tail: float) -> int:
     """Which pair from either end bounds the interval: the number of values that the statistic takes within the tail.
 
     Args:
-        sizes: processes of A and B in each session.
+        m: processes of A.
+        n: processes of B.
         tail: probability outside of either end, at most.
 
     Returns:
         0 if even the least value of the statistic is likelier than that.
     """
-    pairs = sum(m * n for m, n in sizes)
-    if max(m * n for m, n in sizes) > _EXACT_PAIRS or len(sizes) > 8:
-        spread = math.sqrt(sum(m * n * (m + n + 1) / 12 for m, n in sizes))
-        z = t_quantile_of(1 - tail, 1e9)
-        return max(0, math.floor(pairs / 2 - z * spread + 0.5))
-    chances = np.ones(1)
-    for m, n in sizes:
-        chances = np.convolve(chances, _mann_whitney(m, n))
-    return int(np.searchsorted(np.cumsum(chances), tail, side="right"))
+    if m * n > _EXACT_PAIRS:
+        spread = math.sqrt(m * n * (m + n + 1) / 12)
+        return max(0, math.floor(m * n / 2 - t_quantile_of(1 - tail, 1e9) * spread + 0.5))
+    return int(np.searchsorted(np.cumsum(_mann_whitney(m, n)), tail, side="right"))
 
 
 @lru_cache(maxsize=64)

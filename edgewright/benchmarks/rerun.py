@@ -1,4 +1,4 @@
-"""Measure the files of two reports again, in turns, before an alarm stands."""
+"""Measure the files of two reports again, in turns: what an alarm, and a doubt, are decided by."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from edgewright.artifact import file_sha256
 from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.benchmarks.comparable import device_of, differing, threads_of
-from edgewright.benchmarks.compare import Change, Comparison, as_json, compare_sessions, worst_of
-from edgewright.benchmarks.gate import GATE_PROCESSES, Limit, Verdict
+from edgewright.benchmarks.compare import Comparison, as_json, compare
+from edgewright.benchmarks.gate import GATE_PROCESSES, Limit
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.report import Report
 from edgewright.runtime.machine import fingerprint
@@ -33,11 +33,10 @@ def rerun(
     measure: Measure | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Measure both files again, in turns, and decide from all that is known.
+    """Measure both files again, in turns, and decide by that.
 
-    Two reports of different hours may differ by what the machine did meanwhile; files that take turns differ by themselves.
-    So an alarm stands only if the new measurement shows it by itself and both together do, too. Where it does not, the new
-    measurement's own verdict counts.
+    Two reports of different hours may differ, or agree, by what the machine did meanwhile; files that take turns differ by
+    themselves. So the new measurement alone decides.
 
     Args:
         a: the earlier report.
@@ -49,7 +48,7 @@ def rerun(
         progress: called with a share between 0 and 1 and a text.
 
     Returns:
-        The comparison over both measurements, whose `rerun` is the one of the new measurement alone.
+        The comparison of the new measurement, whose `before` is the one of the two reports.
 
     Raises:
         UsageError: a file is gone or has changed, or this machine, an engine's library or a precision is not the reports'.
@@ -63,25 +62,7 @@ def rerun(
                 f"{before['model']['path']} cannot be measured again as it was: {'; '.join(changed.values())}",
                 hint="measure both anew with 'edgewright bench', one after the other",
             )
-    alone = compare_sessions([(again[0], again[1])], limits, allow)
-    both = compare_sessions([(old[0], old[1]), (again[0], again[1])], limits, allow)
-    changes = tuple(map(_confirmed, both.changes, _matching(alone, both)))
-    return Comparison(both.a, both.b, changes, both.differing, both.warnings, worst_of(changes), alone)
-
-
-def _matching(alone: Comparison, both: Comparison) -> list[Change | None]:
-    """The change of the new measurement for each of both measurements together."""
-    by_key = {(change.figure, change.threads): change for change in alone.changes}
-    return [by_key.get((change.figure, change.threads)) for change in both.changes]
-
-
-def _confirmed(both: Change, alone: Change | None) -> Change:
-    """A change with the verdict that stands after a second measurement."""
-    if alone is None or both.verdict is None or alone.verdict == both.verdict:
-        return both
-    verdict: Verdict = "undecided" if alone.verdict in ("regressed", None) else alone.verdict
-    more = alone.more if verdict == "undecided" else None
-    return replace(both, verdict=verdict, more=more)
+    return replace(compare(again[0], again[1], limits, allow=allow), before=compare(old[0], old[1], limits, allow=allow))
 
 
 def targets_again(reports: Sequence[Mapping[str, Any]], how: str) -> list[BenchTarget]:

@@ -56,7 +56,7 @@ def test_t_quantile(freedom, chance):
 def test_interval_holds_what_the_exact_test_does_not_reject(m, n, seed, level):
     rng = np.random.default_rng(seed)
     a, b = rng.lognormal(0, 0.05, m), rng.lognormal(0.03, 0.08, n)
-    found = difference([a], [b], level)
+    found = difference(a, b, level)
     x, y = np.log(a), np.log(b)
     assert math.log1p(found.change) == pytest.approx(np.median([v - u for u in x for v in y]))
 
@@ -68,62 +68,49 @@ def test_interval_holds_what_the_exact_test_does_not_reject(m, n, seed, level):
     assert rejected(high + 1e-9) and not rejected(high - 1e-9)
 
 
-@pytest.mark.parametrize("sizes", [((2, 3),), ((4, 3), (2, 2)), ((3, 3), (1, 4), (2, 2))])
+@pytest.mark.parametrize("sizes", [(2, 3), (4, 3), (5, 6)])
 @pytest.mark.parametrize("tail", [0.01, 0.025, 0.1, 0.3])
-def test_rank_of_sessions_against_enumeration(sizes, tail):
-    """Every way in which the ranks of each session can fall to the two sides is equally likely."""
-    ways = []
-    for m, n in sizes:
-        counts = Counter()
-        for mine in itertools.combinations(range(m + n), m):
-            others = [place for place in range(m + n) if place not in mine]
-            counts[sum(one > other for one in mine for other in others)] += 1
-        ways.append(counts)
-    total = Counter({0: 1})
-    for counts in ways:
-        total = Counter({s: sum(total[t] * counts[s - t] for t in total) for s in range(max(total) + max(counts) + 1)})
-    everything = sum(total.values())
+def test_rank_against_enumeration(sizes, tail):
+    """Every way in which the ranks can fall to the two sides is equally likely."""
+    m, n = sizes
+    counts = Counter()
+    for mine in itertools.combinations(range(m + n), m):
+        others = [place for place in range(m + n) if place not in mine]
+        counts[sum(one > other for one in mine for other in others)] += 1
+    everything = sum(counts.values())
     expected, sum_so_far = 0, 0
-    for value in range(max(total) + 1):
-        sum_so_far += total[value]
+    for value in range(m * n + 1):
+        sum_so_far += counts[value]
         if sum_so_far / everything > tail:
             break
         expected += 1
-    assert gate._rank(sizes, tail) == expected
+    assert gate._rank(m, n, tail) == expected
 
 
 def test_many_processes_use_the_normal_distribution():
     """Just above the border the rank is that of the exact distribution, within one."""
     exact = int(np.searchsorted(np.cumsum(gate._mann_whitney(51, 50)), 0.025, side="right"))
-    assert abs(gate._rank(((51, 50),), 0.025) - exact) <= 1
+    assert abs(gate._rank(51, 50, 0.025) - exact) <= 1
 
 
 def test_few_processes_use_welch():
     rng = np.random.default_rng(1)
     a, b = rng.lognormal(0, 0.02, 3), rng.lognormal(0.1, 0.05, 4)
-    found = difference([a], [b])
+    found = difference(a, b)
     expected = stats.ttest_ind(np.log(b), np.log(a), equal_var=False).confidence_interval(0.95)
     assert (math.log1p(found.low), math.log1p(found.high)) == pytest.approx(tuple(expected), rel=1e-7)
     assert "Welch" in found.method
 
 
 def test_one_process_has_no_interval_and_says_so():
-    found = difference([[1.0]], [[1.1, 1.2, 1.3]])
+    found = difference([1.0], [1.1, 1.2, 1.3])
     assert (found.low, found.high) == (None, None)
     assert found.method == "1 and 3 processes: an interval needs at least 2 of each"
 
 
 def test_equal_processes():
-    assert difference([[2.0] * 3], [[2.0] * 3]).low == 0
-    assert difference([[2.0] * 8], [[3.0] * 8]).change == pytest.approx(0.5)
-
-
-def test_a_session_that_ran_on_a_slower_machine_does_not_count():
-    """Sessions are strata: B's share of the slow session is larger, and yet nothing is seen of it."""
-    fast, slow = around(1.0, 40, seed=3), around(1.5, 40, seed=4)
-    found = difference([fast[:10], slow[:5]], [fast[10:15], slow[5:25]])
-    assert abs(found.change) < 0.01 and found.low < 0 < found.high
-    assert difference([fast[:10] + slow[:5]], [fast[10:15] + slow[5:25]]).change > 0.2
+    assert difference([2.0] * 3, [2.0] * 3).low == 0
+    assert difference([2.0] * 8, [3.0] * 8).change == pytest.approx(0.5)
 
 
 def test_coverage_of_the_combined_intervals():
@@ -183,8 +170,8 @@ def test_false_alarms_and_caught_slowdowns_by_simulation(disturbances):
     alarms = caught = 0
     for _ in range(400):
         a, b = (disturbed(rng, GATE_PROCESSES, disturbances) for _ in range(2))
-        alarms += judge(difference([a], [b]), DEFAULT_LIMIT) == "regressed"
-        caught += judge(difference([a], [1.1 * b]), DEFAULT_LIMIT) == "regressed"
+        alarms += judge(difference(a, b), DEFAULT_LIMIT) == "regressed"
+        caught += judge(difference(a, 1.1 * b), DEFAULT_LIMIT) == "regressed"
     assert alarms <= 0.05 * 400
     assert caught >= 0.95 * 400
 
@@ -248,7 +235,7 @@ def test_figures_of_both_reports():
     found = compare(report(a), report(b, size=1100.0), P50)
     p50 = change_of(found, "p50")
     assert (p50.a, p50.b) == pytest.approx((np.median(a), np.median(b)))
-    assert p50.found == difference([a], [b]) and p50.verdict == found.verdict == "regressed"
+    assert p50.found == difference(a, b) and p50.verdict == found.verdict == "regressed"
     assert (p50.processes, p50.unit, p50.limit) == ((10, 10), "ms", 0.05)
     assert change_of(found, "size", 0).found.change == pytest.approx(0.1)
     assert [one.figure for one in found.changes] == "p50 p90 mean first load memory energy size deflated".split()
@@ -275,7 +262,7 @@ def test_more_limits_widen_the_intervals():
     a, b = report(around(2.0, seed=1)), report(around(2.0, seed=2))
     limits = {name: Limit(name, 0.05) for name in ("p50", "p90", "mean", "load")}
     wide, plain = change_of(compare(a, b, limits), "p50"), change_of(compare(a, b), "p50")
-    assert wide.found == difference([around(2.0, seed=1)], [around(2.0, seed=2)], gate_level(4))
+    assert wide.found == difference(around(2.0, seed=1), around(2.0, seed=2), gate_level(4))
     assert wide.found.low < plain.found.low and wide.found.method.startswith("97.5 %")
 
 
@@ -362,6 +349,8 @@ def test_limits_on_what_is_not_there():
     with pytest.raises(UsageError, match=r"the second has none \(no power meter on this machine\)"):
         compare(a, b, {"energy": Limit("energy", 0.05)})
     assert "energy" not in [one.figure for one in compare(a, b).changes]
+    with pytest.raises(UsageError, match=r"neither report has it \(no power meter on this machine\)"):
+        compare(b, b, {"energy": Limit("energy", 0.05)})
 
 
 @pytest.mark.parametrize(
@@ -413,25 +402,31 @@ def measured(*levels, **changes):
 
 def test_an_alarm_that_measuring_again_does_not_confirm():
     a, b = report(around(2.0, 5)), report(around(2.3, 5, seed=1))
-    assert compare(a, b, P50).verdict == "regressed"
     again = measured(2.0, 2.0)
     found = rerun(a, b, P50, measure=again, processes=12)
     assert again.calls == [(2, ["p50"], 12)]
-    assert found.verdict == change_of(found, "p50").verdict == "kept"
-    assert change_of(found, "p50").processes == (17, 17) and "in 2 sessions" in change_of(found, "p50").found.method
-    assert change_of(found.rerun, "p50").processes == (12, 12)
+    assert found.verdict == change_of(found, "p50").verdict == "kept" and change_of(found, "p50").processes == (12, 12)
+    assert found.before == compare(a, b, P50) and found.before.verdict == "regressed"
 
 
 def test_an_alarm_that_measuring_again_confirms():
     found = rerun(report(around(2.0, 5)), report(around(2.3, 5, seed=1)), P50, measure=measured(2.5, 2.85))
-    assert found.verdict == "regressed" and found.rerun.verdict == "regressed"
-    assert change_of(found, "p50").found.change == pytest.approx(0.145, abs=0.02)
+    assert found.verdict == found.before.verdict == "regressed"
+    assert change_of(found, "p50").found.change == pytest.approx(0.14, abs=0.02)
 
 
-def test_an_alarm_of_the_second_measurement_alone_is_none():
-    """B was faster before and is slower now: that decides nothing."""
-    found = rerun(report(around(2.0, 12)), report(around(1.6, 12, seed=1)), P50, measure=measured(2.0, 2.3))
-    assert found.rerun.verdict == "regressed" and found.verdict == "undecided"
+def test_a_slowdown_that_the_machine_hid_is_found():
+    """A's hour was a slow one: only in turns is it seen that B is slower."""
+    found = rerun(report(around(2.2, 12)), report(around(2.2, 12, seed=1)), P50, measure=measured(2.0, 2.2))
+    assert found.before.verdict != "regressed" and found.verdict == "regressed"
+
+
+def test_what_measuring_again_could_tell():
+    varied, sizes = report(around(2.0)), {"size": Limit("size", 0.0)}
+    assert compare(varied, report(around(2.3, seed=1)), P50).doubtful
+    assert compare(report(around(2.0, 3, 0.1)), report(around(2.1, 3, 0.1, seed=1)), P50).doubtful
+    assert not compare(varied, report(around(2.0, seed=1)), P50).doubtful
+    assert not compare(varied, report(around(2.0, seed=1), size=2000.0), sizes).doubtful, "a file's size stays what it is"
 
 
 def test_measuring_again_with_another_engine_is_refused():
@@ -445,7 +440,7 @@ def test_measuring_again_here(tmp_path):
     path = plus_one_tflite(tmp_path / "plus_one.tflite")
     a, b = (one.to_json() for one in bench_many([BenchTarget(path), BenchTarget(path)], duration_s=0.02, repeats=2))
     found = rerun(a, b, {"size": Limit("size", 0.0)}, processes=2, allow=["throttled"])
-    assert found.verdict == "kept" and change_of(found, "p50").processes == (4, 4)
+    assert found.verdict == "kept" and change_of(found, "p50").processes == (2, 2)
     for changes, message in (
         ({"device": "pi5"}, "was measured on pi5, not here"),
         ({"fingerprint": "0" * 16}, "was measured on another machine"),

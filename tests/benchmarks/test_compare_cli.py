@@ -78,7 +78,6 @@ def test_undecided_is_a_warning_or_an_error(ours, saved):
         (("b.json", "--max-regression", "p50"), "the device is pi5 in the first and pi4 in the second"),
         (("b.json", "--max-regression", "p50=5%", "--max-regression", "p50=4%"), "two limits of p50"),
         (("b.json", "--max-regression", "p50=5"), "no limit in per cent"),
-        (("b.json", "--rerun"), "--rerun has no limit to decide"),
         (("c.json",), "c.json cannot be read"),
     ],
 )
@@ -100,7 +99,7 @@ def test_allowed_differences(ours, saved):
 
 def test_an_alarm_that_cannot_be_checked_stands(ours, saved):
     saved(a=report(around(2.0)), b=report(around(2.3, seed=1)))
-    code, _, err = ours("compare", "a.json", "b.json", "--max-regression", "p50", "--rerun")
+    code, _, err = ours("compare", "a.json", "b.json", "--max-regression", "p50")
     assert code == 5 and "not measured again: models/net.tflite cannot be measured again: it cannot be read" in err
     assert "hint:" not in err
 
@@ -118,8 +117,23 @@ def test_rerun_clears_a_false_alarm(ours, saved, tmp_path):
     code, out, _ = ours(*arguments)
     data = json.loads(out)
     p50 = next(one for one in data["changes"] if one["figure"] == "p50")
-    assert code == 0 and data["verdict"] == "kept" and p50["processes"] == [18, 18]
-    assert data["rerun"]["verdict"] == "kept"
+    assert code == 0 and data["verdict"] == "kept" and p50["processes"] == [15, 15]
+    assert data["before"]["verdict"] == "regressed"
+
+
+def test_rerun_decides_what_was_undecided(ours, saved, tmp_path):
+    """Two processes each do not tell whether p50 rose by less than a tenfold; 15 each do."""
+    pytest.importorskip("ai_edge_litert")
+    path = plus_one_tflite(tmp_path / "plus_one.tflite")
+    a, b = (one.to_json() for one in bench_many([BenchTarget(path), BenchTarget(path)], duration_s=0.02, repeats=2))
+    b["details"]["processes"][1]["p50_ms"] *= 20
+    saved(a=a, b=b)
+    arguments = ("compare", "a.json", "b.json", "--max-regression", "p50=1000%", "--allow", "throttled", "--json")
+    code, out, err = ours(*arguments, "--no-rerun")
+    assert code == 0 and json.loads(out)["verdict"] == "undecided" and "undecided: latency p50" in err
+    code, out, _ = ours(*arguments)
+    data = json.loads(out)
+    assert code == 0 and data["verdict"] == "kept" and data["before"]["verdict"] == "undecided"
 
 
 # ---- history ------------------------------------------------------------------------------------------------------------

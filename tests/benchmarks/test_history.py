@@ -15,7 +15,7 @@ import pytest
 from benchmarks.compare_example import around, metric, report
 
 from edgewright.benchmarks import history as module
-from edgewright.benchmarks.compare_text import print_history, spark, value_text
+from edgewright.benchmarks.compare_text import change_text, print_history, spark, value_text
 from edgewright.benchmarks.gate import difference
 from edgewright.benchmarks.history import History, history_file, note, set_aside
 from edgewright.benchmarks.history_plot import history_svg
@@ -286,7 +286,7 @@ def test_changes_since_the_one_before(file):
     found = points(file)
     assert [point.regressed for point in found] == [False, False, True, False]
     assert found[0].change is None
-    assert found[2].change == difference([around(2.02, seed=1)], [around(2.4, seed=2)])
+    assert found[2].change == difference(around(2.02, seed=1), around(2.4, seed=2))
     assert [point.note for point in found] == ["", "", "", "ai-edge-litert 2.3.0 before, another file"]
     assert found[0].figures["p50"].value == pytest.approx(sum(around(2.0)) / 10)
     assert json.loads(json.dumps(found[2].to_json()))["change"]["low"] == found[2].change.low
@@ -361,6 +361,16 @@ def test_table(file, capsys):
     assert re.search(r"latency p50: 2\.0\d\d ms ▁▁█ 2\.4\d\d ms", out) or "_" in out
 
 
+def test_a_narrow_terminal_shows_whole_figures(file, capsys, monkeypatch):
+    filled(file, 2.0, 2.02, 2.4)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    print_history(points(file), "p50")
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert re.search(r"2\.4\d\d ms .*\+1\d\.\d % \(.*%\) +regressed", out) and "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_spark():
     assert spark([1, 2, 3]) == "▁▅█" and spark([4, 4]) == "▄▄"
 
@@ -379,6 +389,21 @@ def test_spark():
 )
 def test_values(value, unit, expected):
     assert value_text(value, unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.0, "0 %"),
+        (0.0312, "+3.1 %"),
+        (-0.5, "-50.0 %"),
+        (1.5, "+150 %"),
+        (16049069.3, "over 100x"),
+        (float("inf"), "over 100x"),
+    ],
+)
+def test_changes(share, expected):
+    assert change_text(share) == expected
 
 
 def test_nothing_is_left_beside_a_closed_history(file):
