@@ -327,8 +327,11 @@ def run_side(name: str, model: str, engine: str, clip: str) -> dict[str, Any]:
     import cv2  # noqa: F401
 
     if name == OURS:
-        import edgewright.runtime  # noqa: F401
-    if name != "model_api":
+        import edgewright.runtime.sources.file  # noqa: F401
+        from edgewright.runtime import open_session
+
+        open_session(model, engine=engine).close()
+    elif name != "model_api":
         Model(engine, model)  # libraries are loaded, the file is in memory
     cpu, start = time.process_time(), time.perf_counter()
     count, total = globals()[f"side_{name}"](model, engine, clip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgewright.runtime.crew import Flow, Loaded
 from edgewright.runtime.decisions import Smoothing
 from edgewright.runtime.frames import Sink, Source
 from edgewright.runtime.fused import FusedSource
-from edgewright.runtime.session import Session, open_session
+from edgewright.runtime.session import Session, engine_of
 from edgewright.runtime.sinks import open_sink
 from edgewright.runtime.sources import open_source
 from edgewright.runtime.stream import Stream
@@ -73,11 +74,10 @@ def stream(
     try:
         models = []
         for number, (path, own) in enumerate([(model, sources), *also]):
-            session = open_session(path, engine=engine, threads=threads, exact=exact)
-            opened.append(session)
+            opened.append(loading := _Loading(engine_of(path, engine), Path(path), threads, exact))
             named = _sources(own, opened, None if number else fuse)
             said = (None, None, {}) if number else (preprocess, window, meaning)
-            models.append(_loaded(session, named, flow, *said))
+            models.append(_loaded(loading.session(), named, flow, *said))
         names = iter(_distinct([one for loaded in models for one in loaded.sources]))
         models = [replace(loaded, sources=[next(names) for _ in loaded.sources]) for loaded in models]
         outs: list[tuple[str, Sink]] = []
@@ -90,6 +90,46 @@ def stream(
         for one in reversed(opened):
             one.close()
         raise
+
+
+class _Loading:
+    """A model that is loaded in a thread of its own, beside the opening of its sources.
+
+    Args:
+        engine: that loads it.
+        path: the model file.
+        threads: see `open_session`.
+        exact: see `open_session`.
+    """
+
+    def __init__(self, engine: type[Session], path: Path, threads: int, exact: bool) -> None:
+        self._outcome: Session | BaseException
+
+        def load() -> None:
+            try:
+                self._outcome = engine(path, threads=threads, exact=exact)
+            except BaseException as error:  # raised where the session is asked for
+                self._outcome = error
+
+        self._thread = threading.Thread(target=load, name=f"load {path.name}", daemon=True)
+        self._thread.start()
+
+    def session(self) -> Session:
+        """The session, waited for.
+
+        Raises:
+            EdgewrightError: what loading it raised.
+        """
+        self._thread.join()
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def close(self) -> None:
+        """Free the session, once it is there."""
+        self._thread.join()
+        if isinstance(self._outcome, Session):
+            self._outcome.close()
 
 
 def _sources(given: str | Source | Sequence[str | Source], opened: list[Any], fuse: str | None) -> list[tuple[str, Source]]:

@@ -18,7 +18,7 @@ from edgewright.errors import EdgewrightError, EngineError, ModelError, ShapeErr
 from edgewright.runtime.engines import ENGINES
 from edgewright.runtime.placed import OpTime, Placement
 
-__all__ = ["Array", "Execution", "Session", "Shape", "open_session"]
+__all__ = ["Array", "Execution", "Session", "Shape", "engine_of", "open_session"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Shape: TypeAlias = tuple[int, ...]
@@ -67,6 +67,7 @@ class Session(ABC):
     Raises:
         EngineError: the engine cannot load the file.
         MissingPackageError: the engine's package is not installed.
+        UsageError: `threads` is less than 1.
     """
 
     engine: ClassVar[str]
@@ -88,6 +89,8 @@ class Session(ABC):
     """Why the last `arena_bytes` was None; empty if it was not."""
 
     def __init__(self, path: Path, *, threads: int = 1, exact: bool = False) -> None:
+        if threads < 1:
+            raise UsageError(f"threads is {threads}, at least 1 is needed", hint="pass threads=1 or more")
         self.path = path
         self.threads = threads
         self.exact = exact
@@ -426,9 +429,21 @@ def open_session(path: Path | str, *, engine: str | None = None, threads: int = 
         PluginError: there is no engine of this name.
         UsageError: `threads` is less than 1.
     """
+    return engine_of(path, engine)(Path(path), threads=threads, exact=exact)
+
+
+def engine_of(path: Path | str, engine: str | None = None) -> type[Session]:
+    """The engine that `open_session` loads a file into: its first bytes are read, nothing is loaded.
+
+    Args:
+        path: see `open_session`.
+        engine: see `open_session`.
+
+    Raises:
+        EngineError: there is no such file, or no engine takes its format.
+        PluginError: there is no engine of this name.
+    """
     path = Path(path)
-    if threads < 1:
-        raise UsageError(f"threads is {threads}, at least 1 is needed", hint="pass threads=1 or more")
     try:
         found = looks_like(path)
     except ModelError as error:
@@ -439,7 +454,7 @@ def open_session(path: Path | str, *, engine: str | None = None, threads: int = 
             f"the engine {cls.engine} takes {' and '.join(cls.formats)} files, {path} is {found or 'of no known format'}",
             hint=_advice(found),
         )
-    return cls(path, threads=threads, exact=exact)
+    return cls
 
 
 def _made_for(path: Path, found: str | None) -> type[Session]:

@@ -12,13 +12,14 @@ from test_engines import _edit_tflite, _make_counter
 
 from edgewright import testing
 from edgewright.artifact import TensorSpec
-from edgewright.errors import EdgewrightError, SinkError, SourceError, UsageError
+from edgewright.errors import EdgewrightError, EngineError, SinkError, SourceError, UsageError
 from edgewright.preprocess import Preprocess, encode
 from edgewright.runtime import Flow, Frame, Sink, Source, Windowing, stream
 from edgewright.runtime.accounting import Lane, Resources, Timings
 from edgewright.runtime.lanes import Buffer, Item
 from edgewright.runtime.opening import duration_s, stream_of_texts
 from edgewright.runtime.prepare import Prepare
+from edgewright.runtime.session import engine_of
 
 
 class Rows(Source):
@@ -28,7 +29,7 @@ class Rows(Source):
 
     def __init__(self, rows, *, live=False, rate=None, error=None, endless=False):
         self.rows, self.live, self.rate, self.error, self.endless = list(rows), live, rate, error, endless
-        self.place, self.start, self.closed = 0, time.monotonic(), threading.Event()
+        self.place, self.start, self.closed = 0, None, threading.Event()
 
     @classmethod
     def of(cls, address):
@@ -42,6 +43,7 @@ class Rows(Source):
                 self.closed.wait()
             return None
         if self.rate:
+            self.start = self.start or time.monotonic()
             self.closed.wait(max(0.0, self.start + self.place / self.rate - time.monotonic()))
         if self.closed.is_set():
             return None
@@ -371,6 +373,27 @@ def test_what_a_model_cannot_be_given_is_refused_before_anything_runs(models, tm
     with pytest.raises(UsageError, match="deadline"):
         Flow(deadline_ms=0)
     assert threading.active_count() <= before
+
+
+def test_a_model_that_cannot_be_loaded_closes_its_sources(models, tmp_path):
+    cut = tmp_path / "cut.tflite"
+    cut.write_bytes(models["tflite"].read_bytes()[:200])
+    source, before = Rows(rows(3)), threading.active_count()
+    with pytest.raises(EngineError, match=r"cannot load .*cut\.tflite"):
+        stream(cut, source)
+    assert source.closed.is_set() and threading.active_count() <= before
+
+
+def test_a_source_that_cannot_be_opened_frees_the_model(models, tmp_path, monkeypatch):
+    """The model is being loaded meanwhile: slowly here, so that it comes after the source's error."""
+    kind, closed = engine_of(models["tflite"]), []
+    load, close = kind._load, kind.close
+    monkeypatch.setattr(kind, "_load", lambda session: (time.sleep(0.2), load(session)))
+    monkeypatch.setattr(kind, "close", lambda session: (closed.append(session), close(session)))
+    before = threading.active_count()
+    with pytest.raises(SourceError, match=r"no\.csv"):
+        stream(models["tflite"], f"csv:{tmp_path / 'no.csv'}")
+    assert len(closed) == 1 and threading.active_count() <= before
 
 
 # --- state, stopping, and what must not be lost ------------------------------------------------------------------------
