@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import TensorSpec
+from edgewright.converters.readers import READERS, LowerOptions, ReferenceReader
 from edgewright.converters.tflite_file import layer_of, set_signature
 from edgewright.converters.tflite_rewrite import rewrite
 from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError, WorkerMemoryError, needs
 
-__all__ = ["lower_function"]
+__all__ = ["count_lowered", "lower_function"]
 
 CODE_OPS = frozenset(
     {"PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles", "ImmutableConst", "DecodeProtoV2"}
@@ -72,6 +74,18 @@ def lower_function(
         raise _explain(str(error), frozen, marks or {}, select_tf) from error
     named = rewrite(bytes(data), lambda _, tree: _name_layers(tree, marks)) if marks else bytes(data)
     out.write_bytes(set_signature(named, [spec.name for spec in inputs], list(output_names), None))
+
+
+def count_lowered(reader: ReferenceReader, options: LowerOptions) -> tuple[int | None, str]:
+    """Multiply-adds of a model, counted in the TFLite graph it lowers to; or None and why."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "lowered.tflite"
+        try:
+            reader.lower(file, options)
+            info = READERS.get("tflite")(file).info()
+        except EdgewrightError as error:
+            return None, str(error)
+    return info.macs, info.macs_note
 
 
 def _name_layers(tree: Any, marks: Mapping[str, str]) -> None:

@@ -16,21 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
-from edgewright.converters.lowering import lower_function
+from edgewright.converters.keras_signature import call_flat, flattened, input_specs, output_specs
+from edgewright.converters.lowering import count_lowered, lower_function
 from edgewright.converters.model_info import ModelInfo, WeightInfo, describe_weight
 from edgewright.converters.readers import READERS, LowerOptions
 from edgewright.converters.untrusted import archive_config, corrupt, h5_config, refuse_code
-from edgewright.errors import EdgewrightError, ModelError, UnsupportedError, UntrustedCodeError, needs
-
-STATISTICS = (
-    "moving_mean",
-    "moving_variance",
-    "seed_generator_state",
-    "normalization/mean",
-    "normalization/variance",
-    "normalization/count",
-)
-"""Ends of variable paths that are state, not parameters; for SavedModels, which do not tell the layers' classes."""
+from edgewright.errors import ModelError, UntrustedCodeError, needs
 
 LAYER_STATISTICS = {
     "BatchNormalization": ("moving_mean", "moving_variance"),
@@ -71,8 +62,8 @@ class KerasReader:
 
     def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Inputs and outputs in Keras' order; names are those of the input layers and of the output layers or keys."""
-        inputs = _input_specs(self.model)
-        outputs = _output_specs(self.model, inputs)
+        inputs = input_specs(self.model)
+        outputs = output_specs(self.model, inputs)
         return inputs, outputs
 
     def reference(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -82,7 +73,7 @@ class KerasReader:
             import tensorflow as tf
 
             signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
-            call = lambda *tensors: _call(self.model, tensors)  # noqa: E731 - tf.function wants a fresh one per model
+            call = lambda *tensors: call_flat(self.model, tensors)  # noqa: E731 - tf.function wants a fresh one per model
             self._traced = tf.function(call, input_signature=signature, autograph=False, jit_compile=False)
         results = self._traced(*(feeds[spec.name].astype(spec.dtype, copy=False) for spec in inputs))
         return {spec.name: np.asarray(value) for spec, value in zip(outputs, results, strict=True)}
@@ -92,7 +83,7 @@ class KerasReader:
         inputs, outputs = self.specs()
         with _unrolled(self.model, options.unroll), _marked(leaf_layers(self.model)) as marks:
             lower_function(
-                lambda *tensors: _call(self.model, tensors),
+                lambda *tensors: call_flat(self.model, tensors),
                 inputs,
                 [spec.name for spec in outputs],
                 out,
@@ -135,23 +126,6 @@ class KerasReader:
             deflated_bytes=deflated_bytes(self.path),
             notes=("ops are Keras layer classes",),
         )
-
-
-def count_lowered(reader: Any, options: LowerOptions) -> tuple[int | None, str]:
-    """Multiply-adds of a model, counted in the TFLite graph it lowers to; or None and why."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "lowered.tflite"
-        try:
-            reader.lower(file, options)
-            info = READERS.get("tflite")(file).info()
-        except EdgewrightError as error:
-            return None, str(error)
-    return info.macs, info.macs_note
-
-
-def is_statistic(path: str) -> bool:
-    """Whether the path of a variable is that of state (BatchNorm statistics, random seeds), not of a trained parameter."""
-    return path.split(":")[0].endswith(STATISTICS)
 
 
 def leaf_layers(model: Any) -> Iterator[Any]:
@@ -269,144 +243,6 @@ def _refusal(path: Path, error: Exception, safe: bool) -> ModelError:
     )
 
 
-def _input_specs(model: Any) -> tuple[TensorSpec, ...]:
-    tensors = getattr(model, "inputs", None)
-    if tensors:
-        names = _unique([_operation_name(tensor) for tensor in tensors])
-        return tuple(TensorSpec(name, _shape(t.shape), _dtype(t.dtype)) for name, t in zip(names, tensors, strict=True))
-    shapes = _built_shapes(model)
-    if shapes is None:
-        raise UnsupportedError(
-            f"the subclassed model '{model.name}' does not tell its input shape",
-            hint="call it once on data before saving, or save it with model.export(FOLDER) and convert the folder",
-        )
-    names = _names(shapes, [f"input_{index}" for index, _ in enumerate(_leaves(shapes))])
-    dtype = _dtype(getattr(model, "input_dtype", None) or "float32")
-    return tuple(TensorSpec(name, (None, *s[1:]), dtype) for name, (_, s) in zip(names, _leaves(shapes), strict=True))
-
-
-def _built_shapes(model: Any) -> Any:
-    """Input shapes that a subclassed model was built with, in the structure that it was called with; None if not told."""
-    built = (model.get_build_config() or {}) if hasattr(model, "get_build_config") else {}
-    found = built.get("shapes_dict") or built.get("input_shape")
-    return None if found is None else _tuples(found)
-
-
-def _tuples(shapes: Any) -> Any:
-    """Shapes that went through JSON: those that are lists of sizes become tuples again."""
-    if isinstance(shapes, Mapping):
-        return {str(name).removesuffix("_shape"): _tuples(shape) for name, shape in shapes.items()}
-    if all(size is None or isinstance(size, int) for size in shapes):
-        return _Shape(shapes)
-    return [_tuples(shape) for shape in shapes]
-
-
-class _Shape(tuple[Any, ...]):
-    """A shape that is a leaf of a structure."""
-
-
-def _output_specs(model: Any, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    tensors = getattr(model, "outputs", None)
-    if tensors:
-        names = _names(_struct(model, "outputs"), [_operation_name(tensor) for tensor in tensors])
-    else:
-        result = _symbolic(model, inputs)
-        tensors = _flat(result)
-        names = _names(result, [f"output_{index}" for index in range(len(tensors))])
-    taken = {spec.name for spec in inputs}
-    names = [f"{name}_output" if name in taken else name for name in names]
-    return tuple(TensorSpec(name, _shape(t.shape), _dtype(t.dtype)) for name, t in zip(names, tensors, strict=True))
-
-
-def _symbolic(model: Any, inputs: tuple[TensorSpec, ...]) -> Any:
-    import keras
-
-    return _apply(model, [keras.KerasTensor(spec.shape, dtype=spec.dtype) for spec in inputs])
-
-
-def _call(model: Any, tensors: Any) -> list[Any]:
-    """Outputs of a model as a flat list in the order of its specs."""
-    return _flat(_apply(model, list(tensors)))
-
-
-def _apply(model: Any, flat: list[Any]) -> Any:
-    """What a model returns for inputs in the order of its specs."""
-    struct = _struct(model, "inputs")
-    if struct is not None:
-        return model(_pack(struct, iter(flat)), training=False)
-    shapes = None if getattr(model, "inputs", None) else _built_shapes(model)
-    if shapes is None:
-        return model(flat if len(flat) > 1 else flat[0], training=False)
-    feed = _pack(shapes, iter(flat))
-    if "shapes_dict" in (model.get_build_config() or {}):  # `call` has several arguments
-        return model(**feed, training=False)
-    return model(feed, training=False)
-
-
-def _struct(model: Any, which: str) -> Any:
-    """Structure of a functional model's inputs or outputs, in either release of Keras; None if it has none."""
-    functional = getattr(model, "_functional", None) or model  # a Sequential model keeps one inside
-    found = getattr(functional, f"_{which}_struct", None)
-    return getattr(functional, f"_nested_{which}", None) if found is None else found
-
-
-def _leaves(struct: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Path and value of everything in nested mappings and sequences, in Keras' order: keys sorted."""
-    if isinstance(struct, Mapping):
-        for key in sorted(struct):
-            yield from _leaves(struct[key], (*path, str(key)))
-    elif isinstance(struct, (list, tuple)) and not isinstance(struct, _Shape):
-        for index, item in enumerate(struct):
-            yield from _leaves(item, (*path, str(index)))
-    else:
-        yield path, struct
-
-
-def _pack(struct: Any, flat: Iterator[Any]) -> Any:
-    """Inverse of `_leaves`: the structure with other values."""
-    if isinstance(struct, Mapping):
-        packed = {key: _pack(struct[key], flat) for key in sorted(struct)}
-        return {key: packed[key] for key in struct}
-    if isinstance(struct, (list, tuple)) and not isinstance(struct, _Shape):
-        items = [_pack(item, flat) for item in struct]
-        return tuple(items) if isinstance(struct, tuple) else items
-    return next(flat)
-
-
-def _flat(result: Any) -> list[Any]:
-    return [value for _, value in _leaves(result)]
-
-
-def _names(struct: Any, plain: list[str]) -> list[str]:
-    """Names of a structure's leaves: their keys where there are any, else the plain ones; made unique."""
-    paths = [path for path, _ in _leaves(struct)]
-    keyed = any(not part.isdigit() for path in paths for part in path)
-    return _unique(["_".join(path) for path in paths] if keyed and len(paths) == len(plain) else plain)
-
-
-def _operation_name(tensor: Any) -> str:
-    history = getattr(tensor, "_keras_history", None)
-    operation = getattr(history, "operation", None) or getattr(history, "layer", None)
-    return str(operation.name if operation is not None else tensor.name)
-
-
-def _unique(names: list[str]) -> list[str]:
-    counts: Counter[str] = Counter()
-    result = []
-    for name in names:
-        result.append(f"{name}_{counts[name]}" if counts[name] else name)
-        counts[name] += 1
-    return result
-
-
-def _shape(shape: Any) -> tuple[int | None, ...]:
-    return tuple(None if size is None else int(size) for size in shape)
-
-
-def _dtype(dtype: Any) -> str:
-    return str(getattr(dtype, "name", dtype))
-
-
 def _recurrent(model: Any) -> list[Any]:
     return [
         layer
@@ -418,7 +254,7 @@ def _recurrent(model: Any) -> list[Any]:
 def _steps(layer: Any) -> int | None:
     """Sequence length of a recurrent layer, None if it is free or unknown."""
     nodes = getattr(layer, "_inbound_nodes", ())
-    shapes = [tensor.shape for node in nodes for tensor in _flat(getattr(node, "input_tensors", ()))[:1]]
+    shapes = [tensor.shape for node in nodes for tensor in flattened(getattr(node, "input_tensors", ()))[:1]]
     if not shapes:
         config = (layer.get_build_config() or {}) if hasattr(layer, "get_build_config") else {}
         shapes = [config["input_shape"]] if config.get("input_shape") else []

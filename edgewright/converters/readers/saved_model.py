@@ -10,15 +10,25 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgewright.artifact import TensorSpec, deflated_bytes, looks_like, raw_bytes
-from edgewright.converters.lowering import CODE_OPS, lower_function
+from edgewright.converters.lowering import CODE_OPS, count_lowered, lower_function
 from edgewright.converters.model_info import ModelInfo, describe_weight, reading
 from edgewright.converters.readers import READERS, LowerOptions
-from edgewright.converters.readers.keras import count_lowered, is_statistic
 from edgewright.converters.untrusted import corrupt
 from edgewright.errors import EdgewrightError, ModelError, UnsupportedError, UntrustedCodeError, needs
 
 SERVING = ("serving_default", "serve")
 PLUMBING = frozenset({"Const", "Placeholder", "NoOp", "Identity", "ReadVariableOp", "StatefulPartitionedCall", "PartitionedCall"})
+
+
+STATISTICS = (
+    "moving_mean",
+    "moving_variance",
+    "seed_generator_state",
+    "normalization/mean",
+    "normalization/variance",
+    "normalization/count",
+)
+"""Ends of variable paths that are state, not parameters: the file does not tell the layers' classes."""
 
 
 @READERS.register("saved_model")
@@ -111,7 +121,7 @@ class SavedModelReader:
             outputs=outputs,
             ops=dict(Counter(op.type for op in _operations(self.function) if op.type not in PLUMBING).most_common()),
             weights=tuple(sorted(weights, key=lambda w: -int(np.prod(w.shape)))),
-            parameters=sum(int(np.prod(v.shape)) for v in variables if not is_statistic(v.name)),
+            parameters=sum(int(np.prod(v.shape)) for v in variables if not _is_statistic(v.name)),
             macs=macs,
             macs_note=note,
             raw_bytes=raw_bytes(self.path),
@@ -164,6 +174,11 @@ def _serving(path: Path, signatures: dict[str, Any]) -> Any:
         f"{path} has several signatures: {', '.join(sorted(signatures))}; one is expected",
         hint="save the model again with the one signature that the device needs",
     )
+
+
+def _is_statistic(path: str) -> bool:
+    """Whether the path of a variable is that of state (BatchNorm statistics, random seeds), not of a trained parameter."""
+    return path.split(":")[0].endswith(STATISTICS)
 
 
 def _operations(function: Any) -> list[Any]:
