@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from edgewright.artifact import Artifact, TensorSpec
     from edgewright.benchmarks.bench import bench
     from edgewright.compression import compress, require_success
-    from edgewright.conversion import Data, Trust, convert, inspect
+    from edgewright.conversion import Trust, convert, inspect
     from edgewright.converters.model_info import ModelInfo
+    from edgewright.data import Data
     from edgewright.errors import EdgewrightError
     from edgewright.evaluation import Judging, evaluate
     from edgewright.planning import Settings, Watch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Artifact": "artifact",
     "CompressReport": "report",
-    "Data": "conversion",
+    "Data": "data",
     "EdgewrightError": "errors",
     "FileReport": "report",
     "Judging": "evaluation",

@@ -45,6 +45,7 @@ _CODE = (
     "coco",
     "conversion",
     "converters",
+    "data",
     "declared",
     "detection",
     "detection_heads",

@@ -28,7 +28,8 @@ from edgewright.options import (
 from edgewright.terminal import print_info, print_report, progress_bar, say, show_artifact
 
 if TYPE_CHECKING:
-    from edgewright.conversion import Data, Trust
+    from edgewright.conversion import Trust
+    from edgewright.data import Data
 
 __all__ = ["Custom", "TrustCode", "convert", "data_of", "inspect", "trust_of", "verify"]
 
@@ -217,7 +218,7 @@ def data_of(
     also: str | None = None,
 ) -> Data | None:
     """Data as the options name them, None if they name none; `also` names others that share the options on reading."""
-    from edgewright.conversion import Data
+    from edgewright.data import Data
 
     if source is None:
         if limit or (also is None and (window or stride or preprocess)):

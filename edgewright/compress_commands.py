@@ -106,7 +106,7 @@ def evaluate(
 ) -> None:
     """Tell how good a model file is on labelled data, and whom it harms beside the original."""
     from edgewright import evaluation
-    from edgewright.conversion import Data
+    from edgewright.data import Data
     from edgewright.detection import Detection
     from edgewright.terminal_compress import print_evaluation
 

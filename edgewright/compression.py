@@ -21,7 +21,7 @@ from edgewright.artifact import (
 from edgewright.benchmarks.bench import BenchTarget
 from edgewright.cache import Cache
 from edgewright.chain import Made, make_file
-from edgewright.conversion import Data
+from edgewright.data import Data
 from edgewright.errors import ConversionError, EdgewrightError, UsageError, VerificationError
 from edgewright.evaluation import require_budget
 from edgewright.pipeline import Pending, Run

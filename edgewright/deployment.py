@@ -19,7 +19,7 @@ from edgewright.errors import ArtifactError, DeviceError, UsageError
 from edgewright.worker import Limits, run
 
 if TYPE_CHECKING:
-    from edgewright.conversion import Data
+    from edgewright.data import Data
     from edgewright.runtime.session import Array, Session
 
 __all__ = ["choose_engine", "deploy", "deployed", "rollback", "write_golden"]
@@ -221,7 +221,8 @@ def _golden_of(
 def _spec(model: Path, samples: Data | str | Path | Mapping[str, Any], limits: Limits, work: Path) -> dict[str, Any]:
     """JSON of the samples, preprocessed as the model was saved with unless they say otherwise."""
     from edgewright.artifact import TensorSpec
-    from edgewright.conversion import Data, Trust, described
+    from edgewright.conversion import Trust, described
+    from edgewright.data import Data
     from edgewright.verification import tells
 
     data = samples if isinstance(samples, Data) else Data(samples)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import ModelMeta, file_sha256
-from edgewright.conversion import Data, Progress, Trust, described, silent
+from edgewright.conversion import Progress, Trust, described, silent
 from edgewright.converters.readers import find_reader
+from edgewright.data import Data
 from edgewright.detection import Detection
 from edgewright.errors import BudgetError, UsageError
 from edgewright.report import Metric, Report, find_metric

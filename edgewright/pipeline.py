@@ -17,9 +17,10 @@ from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes, sw
 from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.cache import Cache, Entry
 from edgewright.cache_keys import digests_of, engine_version, key_parts, module_digest, sidecar_text
-from edgewright.conversion import TRAINING_FORMATS, Data, Lowering, Progress, described, lower
+from edgewright.conversion import TRAINING_FORMATS, Lowering, Progress, described, lower
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.readers import find_reader
+from edgewright.data import Data
 from edgewright.errors import EdgewrightError
 from edgewright.evaluation import judge
 from edgewright.planning import BASELINE, Export, Opened, PlannedStep, Settings, Watch, lower_title, pass_title, run_title

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import files_of
-from edgewright.conversion import Data, Lowering, Trust, check_options, check_route, make_writer
+from edgewright.conversion import Lowering, Trust, check_options, check_route, make_writer
 from edgewright.converters.readers import find_reader
 from edgewright.converters.writers import WRITERS, Writer
+from edgewright.data import Data
 from edgewright.errors import EdgewrightError, PluginError, SamplesError, UnsupportedError, UsageError, needs
 from edgewright.evaluation import Judging
 from edgewright.optimizers.passes import PASSES

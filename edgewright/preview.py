@@ -11,7 +11,7 @@ from typing import Any
 from edgewright.artifact import raw_bytes
 from edgewright.cache import Cache
 from edgewright.compression import data_of, find_all, own_engine, takers
-from edgewright.conversion import Data
+from edgewright.data import Data
 from edgewright.estimates import estimate
 from edgewright.pipeline import Pending, Run
 from edgewright.planning import (

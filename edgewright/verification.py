@@ -16,9 +16,10 @@ import numpy as np
 
 from edgewright.artifact import Artifact, ModelMeta, TensorSpec, file_sha256, sidecar_of
 from edgewright.benchmarks.fidelity import compare_outputs
-from edgewright.conversion import TRAINING_FORMATS, Data, Progress, Trust, convert, described, silent
+from edgewright.conversion import TRAINING_FORMATS, Progress, Trust, convert, described, silent
 from edgewright.converters.readers import find_reader
 from edgewright.converters.writers import WRITERS
+from edgewright.data import Data
 from edgewright.errors import ShapeError, UsageError, VerificationError
 from edgewright.report import Metric, Report
 from edgewright.samples import SamplesSpec

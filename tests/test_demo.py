@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgewright.conversion import Data
+from edgewright.data import Data
 from edgewright.demo import FILES, RECIPES, run_demo
 
 PARTS = ("train", "valid", "calib", "test")

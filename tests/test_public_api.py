@@ -25,6 +25,7 @@ GOLDEN = {
     "edgewright.compression": "compress data_of find_all own_engine require_success takers",
     "edgewright.conversion": """Data Lowering MODEL_SUFFIXES Progress TRAINING_FORMATS Trust check_batch check_options
         check_route convert declare described inspect lower make_writer silent""",
+    "edgewright.data": "Data declare",
     "edgewright.demo": "FILES RECIPES run_demo",
     "edgewright.errors": """ArtifactError BudgetError ConversionError DeviceBusyError DeviceError EXTRAS
         EdgewrightError EngineError MeterError MissingPackageError ModelError PlacementError PluginError

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from edgewright.conversion import Data, convert
+from edgewright.conversion import convert
+from edgewright.data import Data
 from edgewright.errors import UsageError
 from edgewright.preprocess import Preprocess
 from edgewright.samples import open_samples

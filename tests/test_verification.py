@@ -8,7 +8,7 @@ import pytest
 
 from edgewright import testing
 from edgewright.artifact import Artifact, ModelMeta, TensorSpec
-from edgewright.conversion import Data
+from edgewright.data import Data
 from edgewright.errors import EdgewrightError, SamplesError, ShapeError, UsageError, VerificationError
 from edgewright.preprocess import Preprocess
 from edgewright.report import Metric

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgewright.benchmarks.detection_accuracy import FIGURES, detection_groups, detection_metrics, figures_under, match
 from edgewright.coco import read_coco
-from edgewright.conversion import Data
+from edgewright.data import Data
 from edgewright.detection import Boxes, Detection
 from edgewright.errors import SamplesError, UsageError
 from edgewright.evaluation import Judging, evaluate, with_boxes

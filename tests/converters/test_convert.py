@@ -9,8 +9,9 @@ import pytest
 from convert_helpers import NARROW, borders, has_vnni, known, run, sqnr
 
 from edgewright.artifact import Artifact, file_sha256
-from edgewright.conversion import Data, convert
+from edgewright.conversion import convert
 from edgewright.converters.tflite_file import read_metadata, set_signature
+from edgewright.data import Data
 from edgewright.errors import (
     EdgewrightError,
     ModelError,
