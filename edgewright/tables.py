@@ -55,10 +55,10 @@ def separator_of(line: str) -> str:
 def split(line: str, between: str) -> list[str]:
     """Cells of one line that stands for itself; several spaces separate like one."""
     try:
-        cells = next(_reader([_spaced(line, between)], between), [])
+        cells = next(_reader([_spaced(line) if between == " " else line], between), [])
     except csv.Error:  # a control character: the pieces tell who reads them that they are no numbers
         cells = line.split(between)
-    return _with_points(cells, between)
+    return cells if between == "," else _with_points(cells)
 
 
 def is_label(name: str) -> bool:
@@ -122,7 +122,7 @@ class CsvFile:
         except UnicodeDecodeError as error:
             self.row = self._undecodable()
             raise RowError(f"it is not UTF-8: {error.reason}", hint="save the file as UTF-8") from error
-        return _with_points(cells, self._between)
+        return cells if self._between == "," else _with_points(cells)
 
     def __enter__(self) -> CsvFile:
         return self
@@ -136,9 +136,11 @@ class CsvFile:
 
     def _lines(self) -> Iterator[str]:
         """Lines as csv.reader takes them; at its end the file is closed, also if nobody comes to do it."""
+        spaces = self._between == " "
         for line in self._file:
-            self.row, self._last = self.row + 1, line
-            yield _spaced(line, self._between)
+            self.row += 1
+            self._last = line
+            yield _spaced(line) if spaces else line
         self._file.close()
 
     def _undecodable(self) -> int:
@@ -200,9 +202,11 @@ class Columns:
         """
         cell = cells[place]
         try:
-            value = float(_plain(cell) or "nan")
-        except (ValueError, AttributeError):
-            raise self._wrong(cell, place) from None
+            value = float("" if "_" in cell else cell)  # 1_000, which Python knows, is no number in a table
+        except (ValueError, TypeError):
+            if not isinstance(cell, str) or cell.strip():
+                raise self._wrong(cell, place) from None
+            value = np.nan
         if abs(value) > _MOST:
             raise RowError(f"column {self.label(place)} is '{_short(cell)}', expected is a number that float32 can hold")
         if self.strict and value != value:
@@ -232,8 +236,8 @@ class Columns:
         """
         # Not through float: seconds since 1970 have no nanoseconds left in 53 bits.
         try:
-            value = Decimal(_plain(cells[place]))
-        except (InvalidOperation, ValueError, AttributeError):
+            value = Decimal("nan" if "_" in cells[place] else cells[place].strip())
+        except (InvalidOperation, TypeError, AttributeError):
             value = Decimal("nan")
         if not value.is_finite() or value.adjusted() > _LONGEST_EXPONENT:
             raise RowError(f"time column {self.label(place)} is '{_short(cells[place])}', expected is a number")
@@ -248,24 +252,14 @@ def _reader(lines: Iterable[str], between: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=between, skipinitialspace=True)
 
 
-def _spaced(line: str, between: str) -> str:
-    """A line for csv.reader, to which each of several spaces separates."""
-    return " ".join(line.split()) if between == " " else line
+def _spaced(line: str) -> str:
+    """A line with one space where there are several, each of which separates to csv.reader."""
+    return " ".join(line.split())
 
 
-def _with_points(cells: list[str], between: str) -> list[str]:
+def _with_points(cells: list[str]) -> list[str]:
     """Cells with decimal points for decimal commas, which there are only where a comma does not separate."""
-    if between == ",":
-        return cells
     return [cell.replace(",", ".") if "," in cell and _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
-
-
-def _plain(cell: Any) -> str:
-    """The text of a cell; Python's grouping of digits, as in 1_000, is no number in a table."""
-    text: str = cell.strip()
-    if "_" in text:
-        raise ValueError("a number has no underscore")
-    return text
 
 
 def _short(value: Any) -> str:
