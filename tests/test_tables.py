@@ -72,6 +72,7 @@ def by_samples(path: Path, width: int) -> tuple[np.ndarray, Samples]:
     st.booleans(),
 )
 @example(Table(np.ones((1, 1), np.float32), ['c"'], ["k\n\ne"]), ";", csv.QUOTE_MINIMAL, "\n", True)
+@example(Table(np.ones((1, 1), np.float32), ["c"], ["k\r\ne"]), ",", csv.QUOTE_MINIMAL, "\r\n", False)
 def test_a_table_is_read_back_equal_by_both_sides(
     tmp_path_factory: pytest.TempPathFactory, table: Table, delimiter: str, quoting: int, ending: str, mark: bool
 ) -> None:
