@@ -56,6 +56,11 @@ class Meaning:
             raise UsageError("detection needs to be told how boxes are read", hint="declare it: --detection head=ssd,...")
         if self.task == "anomaly" and self.threshold is None and not self.learn:
             raise UsageError("an anomaly needs a threshold", hint="pass --threshold, or --learn N for the first N normal windows")
+        if self.task == "anomaly" and self.threshold is not None and self.learn:
+            raise UsageError(
+                f"the threshold of an anomaly is {self.threshold:g}, and is to be learned from {self.learn} windows",
+                hint="leave either --threshold or --learn out",
+            )
 
     @classmethod
     def of(cls, meta: ModelMeta, **given: Any) -> Meaning:
@@ -69,6 +74,8 @@ class Meaning:
         values = declared | {name: value for name, value in given.items() if value is not None}
         if values.get("detection") is not None and given.get("task") is None:
             values["task"] = "detection"
+        if values.get("task") == "anomaly" and given.get("learn") and given.get("threshold") is None:
+            values["threshold"] = None  # the one that the artifact has is learned anew
         return cls(**values)
 
 
@@ -96,6 +103,8 @@ class Answerer:
         """Forget what came before: a gap, another scene."""
         if self._decider is not None:
             self._decider.reset()
+        if self._limit is not None:
+            self._limit.reset()
         if self._tracker is not None:
             self._tracker = Tracker()
 
@@ -131,16 +140,24 @@ class Answerer:
         return "classification" if len(outputs) == 1 and len(self._meaning.labels) == first.size > 1 else ""
 
     def _class(self, scores: Array) -> dict[str, Any]:
-        if scores.ndim == 1:  # one score: yes or no
-            limit = self._meaning.threshold if self._meaning.threshold is not None else default_threshold(scores)
-            decided = decide("classification", scores, limit)
-            chosen, score = int(decided[0]) if decided is not None else 0, float(scores[0])
-            return self._named(chosen) | {"score": score}
+        if scores.ndim == 1:
+            return self._yes_or_no(scores)
         if self._decider is not None:
             decision = self._decider.update(scores[0])
             return self._named(decision.class_index) | {"score": float(decision.score), "changed": decision.changed}
         chosen = int(np.argmax(scores[0]))
         return self._named(chosen) | {"score": float(scores[0, chosen])}
+
+    def _yes_or_no(self, scores: Array) -> dict[str, Any]:
+        """What a single score decides: class 1 above the threshold."""
+        limit = self._meaning.threshold
+        if self._decider is None:
+            decided = decide("classification", scores, default_threshold(scores) if limit is None else limit)
+            return self._named(int(decided[0]) if decided is not None else 0) | {"score": float(scores[0])}
+        if limit is not None and self._decider.smoothing.enter is None:
+            self._decider.begin_with(math.nextafter(limit, math.inf))
+        decision = self._decider.update(scores)
+        return self._named(decision.class_index) | {"score": decision.score, "changed": decision.changed}
 
     def _several(self, scores: Array) -> dict[str, Any]:
         limit = self._meaning.threshold if self._meaning.threshold is not None else default_threshold(scores)

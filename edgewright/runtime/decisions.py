@@ -347,6 +347,10 @@ class AnomalyThreshold:
         self._scores: list[float] = []
         self._decider = Decider(self.smoothing)
 
+    def reset(self) -> None:
+        """Forget what is smoothed and decided, after a gap; what was learned, also a part of it, stays."""
+        self._decider.reset()
+
     def update(self, score: float) -> Decision | None:
         """Take one more window's score.
 
