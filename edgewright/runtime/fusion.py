@@ -152,7 +152,7 @@ class Fusion:
 
     def flush(self) -> list[Frame]:
         """The frames up to the newest sample of any source, as if the other sources had been silent since their last."""
-        if not self._started():
+        if not self.samples or not self._started():
             return []
         return self._given(max(track.last for track in self._tracks.values()))
 

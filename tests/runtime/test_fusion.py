@@ -124,6 +124,7 @@ def test_flush_gives_what_waits():
 
 def test_nothing_comes_and_nothing_piles_up_before_all_have_begun():
     fusion = Fusion(["a", "b"], 100, 0.5)
+    assert fusion.flush() == []
     for at in range(10_000):
         assert not fusion.push("a", Frame(np.zeros(1), at, at, at * 10 * MS))
     assert len(pickle.dumps(fusion)) < 20_000
