@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from edgewright.declared import read_number, read_settings
-from edgewright.errors import EdgewrightError, UsageError
+from edgewright.errors import EdgewrightError, SourceError, UsageError
 from edgewright.runtime.address import Address
-from edgewright.runtime.frames import Array, Frame, Source
+from edgewright.runtime.frames import Array, Frame, Source, Tell
 from edgewright.runtime.fusion import Fusion
 
 __all__ = ["FusedSource"]
@@ -57,10 +59,13 @@ class FusedSource(Source):
         self._ready: deque[Frame] = deque()
         self._changed = threading.Condition()
         self._closed, self._flushed = False, False
-        self._times: dict[str, int] = dict.fromkeys(self.fusion.sources, -1)
+        self._times: dict[str, float] = dict.fromkeys(self.fusion.sources, -math.inf)
+        self._zeros: dict[str, int] = {}
         self._reading = set(self.fusion.sources)
         self._error: EdgewrightError | None = None
         self._count = 0
+        for name, source in self._sources:
+            source.tell = self._teller(name)
         if self.live:
             for name, source in self._sources:
                 threading.Thread(target=self._follow, args=(name, source), name=f"fuse {name}", daemon=True).start()
@@ -111,10 +116,18 @@ class FusedSource(Source):
     def close(self) -> None:
         """See `Source.close`."""
         self._closed = True
-        for _, source in self._sources:
-            source.close()
+        with ExitStack() as closing:  # what cannot be closed keeps nothing else open
+            closing.callback(self._wake)
+            for _, source in self._sources:
+                closing.callback(source.close)
+
+    def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+    def _teller(self, name: str) -> Tell:
+        """What a sensor tells goes where this source's own words go."""
+        return lambda text: self.tell(text if name in text else f"{name}: {text}")
 
     def _advance(self) -> None:
         """Read one sample of the recorded source that is behind the others."""
@@ -123,7 +136,8 @@ class FusedSource(Source):
         if frame is None:
             self._reading.discard(name)
             return
-        self._times[name] = frame.captured_ns if frame.recorded_ns is None else frame.recorded_ns
+        time = frame.captured_ns if frame.recorded_ns is None else frame.recorded_ns
+        self._times[name] = time - (self._zeros.setdefault(name, time) if self.fusion.align == "first" else 0)
         self._add(self.fusion.push(name, frame))
 
     def _follow(self, name: str, source: Source) -> None:
@@ -134,6 +148,8 @@ class FusedSource(Source):
                     self._add(self.fusion.push(name, frame))
         except EdgewrightError as error:
             self._error = self._error or error
+        except Exception as error:
+            self._error = self._error or SourceError(f"{name} broke off ({type(error).__name__}: {error})")
         finally:
             with self._changed:
                 self._reading.discard(name)
