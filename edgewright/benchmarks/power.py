@@ -281,7 +281,7 @@ def last_reading(meter: Meter) -> int | None:
 
 
 def newer_than(trace: PowerTrace, since_ns: int | None) -> PowerTrace:
-    """What of a trace came while one process ran: the markers of those before it must not be taken for its own.
+    """What of a trace came while one process ran: markers and missed readings before it must not be taken for its own.
 
     Args:
         trace: all of it.
@@ -297,7 +297,11 @@ def newer_than(trace: PowerTrace, since_ns: int | None) -> PowerTrace:
         raise MeterError(
             f"{trace.meter}: {new.sum()} readings came while the model was measured", hint="let the recording run meanwhile"
         )
-    return replace(trace, t_ns=trace.t_ns[new], watts=trace.watts[new])
+    t_ns = trace.t_ns[new]
+    steps = np.diff(t_ns)
+    lacking = int((np.rint(steps / np.median(steps)) - 1).clip(0).sum())
+    rate_hz = len(steps) / (float(steps.sum()) / 1e9)
+    return replace(trace, t_ns=t_ns, watts=trace.watts[new], rate_hz=rate_hz, missed=min(trace.missed, lacking))
 
 
 def _count(n: int, what: str) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.benchmarks.power import METERS, Clock, PowerTrace, find_meter, open_meter
+from edgewright.benchmarks.power import METERS, Clock, PowerTrace, find_meter, newer_than, open_meter
 from edgewright.errors import EdgewrightError, MeterError, PluginError, UsageError, error_from_json
 
 
@@ -173,3 +173,13 @@ def test_the_clock_waits_until_a_moment_or_until_told():
     stop.set()
     clock.wait(begin + 3_600_000_000_000, stop)
     clock.wait(begin, threading.Event())
+
+
+def test_what_was_missed_before_a_process_began_is_not_its_own():
+    """A recording at 1 kHz stands still for ten seconds between two models; the second one misses three readings."""
+    first, second = np.arange(0, 1000), np.arange(11_000, 12_000)
+    t_ns = np.delete(np.concatenate([first, second]), [1500, 1501, 1700]) * 1_000_000
+    whole = trace(t_ns, np.ones(len(t_ns)), rate_hz=(len(t_ns) - 1) / 11.999, missed=10_003)
+    new = newer_than(whole, 999_000_000)
+    assert (len(new.t_ns), new.missed) == (997, 3) and new.rate_hz == pytest.approx(996 / 0.999)
+    assert newer_than(whole, None) is whole
