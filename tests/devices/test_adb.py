@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from adb_client import AdbServer
@@ -221,3 +223,15 @@ def test_codes_and_error_output(adb_board, script, code, err):
     with open_transport(adb_board) as transport:
         done = transport.run(["sh", "-c", script])
         assert (done.code, done.stderr) == (code, err)
+
+
+def test_a_client_that_is_gone_leaves_nothing_open(new_adb, tmp_path):
+    client, source = tmp_path / "adb", tmp_path / "source"
+    client.symlink_to(shutil.which("adb"))
+    source.write_bytes(b"x")
+    with open_transport(new_adb().board(adb=str(client))) as transport:
+        client.unlink()
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(DeviceError, match="the adb client cannot be started for board 'phone'"):
+            transport._send(source, "/data/local/tmp/source", lambda sent: None)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before

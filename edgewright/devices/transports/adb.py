@@ -205,14 +205,21 @@ class AdbTransport(Transport):
         screen, slave = _terminal()
         command = [*self._client, "-s", self._serial, *arguments]
         output, last, moved = b"", -1, time.monotonic()
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=slave if slave is not None else subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TERM": "xterm"},
-            start_new_session=True,
-        ) as process:
+        try:
+            started = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=slave if slave is not None else subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TERM": "xterm"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            for end in (screen, slave):
+                if end is not None:
+                    os.close(end)
+            raise DeviceError(f"the adb client cannot be started for {self.where}: {error.strerror}") from error
+        with started as process:
             try:
                 if slave is not None:
                     os.close(slave)
