@@ -182,11 +182,18 @@ class Stream:
             crew.stop()
         for outlet in self.outlets:
             outlet.hurry()
-        for feed in self._feeds:
-            try:
-                feed.source.close()
-            except Exception as error:  # the others, and the sinks, are to be closed all the same
-                self._tell(f"{feed.lane.name} could not be closed ({type(error).__name__}: {error})")
+        closing = [threading.Thread(target=self._close_source, args=(feed,), name="close", daemon=True) for feed in self._feeds]
+        for thread in closing:  # all at once: each may wait for a library that holds it
+            thread.start()
+        end = time.monotonic() + _STOP_S
+        for thread in closing:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _close_source(self, feed: Feed) -> None:
+        try:
+            feed.source.close()
+        except Exception as error:  # the others, and the sinks, are to be closed all the same
+            self._tell(f"{feed.lane.name} could not be closed ({type(error).__name__}: {error})")
 
     # What the crews' threads call.
 

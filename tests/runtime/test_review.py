@@ -1,0 +1,32 @@
+"""What a stream and its servers let go of, also where something goes wrong: sources, sessions, sinks, clients."""
+
+import threading
+
+from edgewright.runtime import Source, stream
+
+
+class Waiting(Source):
+    """A live sensor without samples."""
+
+    kind, live = "sensor", True
+
+    def __init__(self, closing=lambda: None):
+        self.closing, self.closed = closing, threading.Event()
+
+    @classmethod
+    def of(cls, address):
+        raise NotImplementedError
+
+    def read(self, into=None):
+        self.closed.wait()
+
+    def close(self):
+        self.closing()
+        self.closed.set()
+
+
+def test_sources_that_are_slow_to_close_are_closed_all_at_once(models):
+    together = threading.Barrier(3)
+    running = stream(models["tflite"], [Waiting(lambda: together.wait(5)) for _ in range(3)])
+    running.close()
+    assert not together.broken and not running.events
