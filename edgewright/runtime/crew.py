@@ -121,9 +121,9 @@ class Crew:
             )
             for number, ((name, source), policy) in enumerate(zip(loaded.sources, policies, strict=True))
         ]
-        self._sessions = _clones(loaded.session, flow.workers)
         live = any(source.live for _, source in loaded.sources)
         self._buffer = Buffer([feed.lane for feed in self.feeds], policies, flow.buffer or (1 if live else 4))
+        self._sessions = _clones(loaded.session, flow.workers)
         self._order, self._pending, self._next = threading.Lock(), {}, 0  # type: ignore[var-annotated]
         self._abandoned = False
         self._active = len(self._sessions)

@@ -2,7 +2,11 @@
 
 import threading
 
-from edgewright.runtime import Source, stream
+import pytest
+
+from edgewright.errors import UsageError
+from edgewright.runtime import Flow, Source, stream
+from edgewright.runtime.session import Session
 
 
 class Waiting(Source):
@@ -30,3 +34,11 @@ def test_sources_that_are_slow_to_close_are_closed_all_at_once(models):
     running = stream(models["tflite"], [Waiting(lambda: together.wait(5)) for _ in range(3)])
     running.close()
     assert not together.broken and not running.events
+
+
+def test_nothing_is_loaded_for_a_policy_that_is_none(models, monkeypatch):
+    cloned, clone = [], Session.clone
+    monkeypatch.setattr(Session, "clone", lambda session: cloned.append(clone(session)) or cloned[-1])
+    with pytest.raises(UsageError, match="there is no policy 'random'"):
+        stream(models["tflite"], Waiting(), flow=Flow(policy="random", workers=3))
+    assert not [one for one in cloned if not one._closed]
