@@ -95,8 +95,10 @@ class Outlet:
                     self._tell(f"{self.name} takes results again; {self.lost} were lost")
         try:
             undelivered = self.sink.close()
-        except (EdgewrightError, OSError) as error:
-            undelivered, self.error = 0, str(error)
+        except Exception as error:
+            undelivered = 0
+            self.error = str(error) if isinstance(error, (EdgewrightError, OSError)) else f"{type(error).__name__}: {error}"
+            self._tell(f"{self.name} could not be closed: {self.error}")
         with self._lock:
             self.written -= undelivered
 

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from edgewright.errors import UsageError
-from edgewright.runtime import Flow, Source, stream
+from edgewright.errors import SinkError, UsageError
+from edgewright.runtime import Flow, Result, Sink, Source, stream
+from edgewright.runtime.outlets import Outlet
 from edgewright.runtime.session import Session
 
 
@@ -42,3 +43,24 @@ def test_nothing_is_loaded_for_a_policy_that_is_none(models, monkeypatch):
     with pytest.raises(UsageError, match="there is no policy 'random'"):
         stream(models["tflite"], Waiting(), flow=Flow(policy="random", workers=3))
     assert not [one for one in cloned if not one._closed]
+
+
+@pytest.mark.parametrize("error", [SinkError("the disk is full"), RuntimeError("the library is gone")])
+def test_a_sink_that_cannot_be_closed_is_told_of(error):
+    class Sealed(Sink):
+        @classmethod
+        def of(cls, address):
+            raise NotImplementedError
+
+        def write(self, result):
+            pass
+
+        def close(self):
+            raise error
+
+    told = []
+    outlet = Outlet("sealed", Sealed(), patient=True, tell=told.append)
+    outlet.put(Result(0, "a", "done", 0, 1))
+    outlet.close()
+    assert outlet.to_json()["written"] == 1 and str(error) in outlet.to_json()["error"]
+    assert [text for text in told if text.startswith("sealed could not be closed") and str(error) in text]
