@@ -1,11 +1,13 @@
 """What a stream and its servers let go of, also where something goes wrong: sources, sessions, sinks, clients."""
 
+import http.client
 import threading
 
 import pytest
 
 from edgewright.errors import SinkError, UsageError
 from edgewright.runtime import Flow, Result, Sink, Source, stream
+from edgewright.runtime.monitor import serve
 from edgewright.runtime.outlets import Outlet
 from edgewright.runtime.session import Session
 
@@ -64,3 +66,27 @@ def test_a_sink_that_cannot_be_closed_is_told_of(error):
     outlet.close()
     assert outlet.to_json()["written"] == 1 and str(error) in outlet.to_json()["error"]
     assert [text for text in told if text.startswith("sealed could not be closed") and str(error) in text]
+
+
+def test_clients_that_no_thread_was_left_for_take_no_room(models, monkeypatch):
+    start, refused = threading.Thread.start, []
+
+    def refusing(thread):
+        if "process_request" in thread.name and len(refused) < 40:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with stream(models["tflite"], Waiting()) as running, serve(running, metrics=None, dashboard="127.0.0.1:0") as page:
+        monkeypatch.setattr(threading.Thread, "start", refusing)
+        place = page.url.removeprefix("http://")
+        for _ in range(40):
+            client = http.client.HTTPConnection(place, timeout=10)
+            client.request("GET", "/account.json")
+            with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+                client.getresponse()
+            client.close()
+        client = http.client.HTTPConnection(place, timeout=10)
+        client.request("GET", "/account.json")
+        assert client.getresponse().status == 200 and len(refused) == 40
+        client.close()
