@@ -10,6 +10,7 @@ from edgewright.version import __version__
 if TYPE_CHECKING:
     from edgewright.artifact import Artifact, TensorSpec
     from edgewright.benchmarks.bench import bench
+    from edgewright.benchmarks.bench_settings import BenchSettings
     from edgewright.compression import compress, require_success
     from edgewright.conversion import Trust, convert, inspect
     from edgewright.converters.model_info import ModelInfo
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Artifact": "artifact",
+    "BenchSettings": "benchmarks.bench_settings",
     "CompressReport": "report",
     "Data": "data",
     "EdgewrightError": "errors",
@@ -62,6 +64,7 @@ _HOMES = {
 
 __all__ = [
     "Artifact",
+    "BenchSettings",
     "CompressReport",
     "Data",
     "EdgewrightError",

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgewright.artifact import Artifact, TensorSpec, file_sha256, raw_bytes, sweep_leftovers
 from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.cache import Cache, Entry
 from edgewright.cache_keys import digests_of, engine_version, key_parts, module_digest, sidecar_text
 from edgewright.conversion import TRAINING_FORMATS, Lowering, Progress, described, lower
@@ -283,9 +284,13 @@ class Run:
                     report.to_json()
                     for report in bench_many(
                         targets,
-                        duration_s=settings.bench_s,
-                        repeats=settings.repeats,
-                        limits=settings.limits,
+                        BenchSettings(
+                            duration_s=settings.bench_s,
+                            repeats=settings.repeats,
+                            idle_gaps=0,
+                            meter="none",
+                            limits=settings.limits,
+                        ),
                         progress=progress,
                         worked=True,
                     )

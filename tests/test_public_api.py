@@ -11,15 +11,16 @@ import pytest
 import edgewright
 
 GOLDEN = {
-    "edgewright": """Artifact CompressReport Data EdgewrightError FileReport Judging Limits Metric ModelInfo Preprocess
-        Recipe Report Samples Session Settings TensorSpec Trust Watch __version__ bench compress convert evaluate
+    "edgewright": """Artifact BenchSettings CompressReport Data EdgewrightError FileReport Judging Limits Metric ModelInfo
+        Preprocess Recipe Report Samples Session Settings TensorSpec Trust Watch __version__ bench compress convert evaluate
         find_recipe inspect open_samples open_session parse_recipe require_success save_report verify""",
     "edgewright.artifact": """Artifact ModelMeta StepRecord TensorSpec atomic_folder deflated_bytes file_digest file_sha256
         files_of looks_like process_lives raw_bytes sweep_leftovers write_atomic""",
     "edgewright.benchmarks.accuracy": """PRIMARY accuracy change_of change_unit figures_of is_error metric_names
         task_metrics unit_of wilson_interval""",
-    "edgewright.benchmarks.bench": """BenchTarget Measure batch_means bench bench_many histogram_of report_of t_interval
+    "edgewright.benchmarks.bench": """BenchTarget MeasureProcess batch_means bench bench_many histogram_of report_of t_interval
         t_quantile""",
+    "edgewright.benchmarks.bench_settings": "BenchSettings DEFAULTS ProcessSettings",
     "edgewright.benchmarks.fidelity": "compare_outputs cosine sqnr_db top1_agreement",
     "edgewright.cache": "Cache Entry code_digest default_root",
     "edgewright.compression": "compress data_of find_all own_engine require_success takers",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgewright.benchmarks.bench_settings import DEFAULTS
 from edgewright.benchmarks.latency import measure
 from edgewright.errors import EdgewrightError
 from edgewright.runtime import ENGINES
@@ -28,26 +29,28 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--exact", action="store_true", help="float32 even where the engine prefers a lower precision")
     bench.add_argument("--json", action="store_true", help="print one JSON object, with every latency, instead of text")
     bench.add_argument("--profile", action="store_true", help="time every op too, in runs of their own")
-    bench.add_argument("--meter", default="auto", help="a power meter NAME[:OPTION], auto or none (default auto)")
+    bench.add_argument(
+        "--meter", default=DEFAULTS.meter, help=f"a power meter NAME[:OPTION], auto or none (default {DEFAULTS.meter})"
+    )
     bench.add_argument("--marker", action="store_true", help="begin and end the metered inferences with a pattern of load")
     for flag, name, kind, default, what in _NUMBERS:
         bench.add_argument(flag, dest=name, type=kind, default=default, help=f"{what} (default {default:g})")
     meters = verbs.add_parser("meters", help="list the power meters, and why one cannot be read here")
     meters.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     for verb in (bench, meters):
-        verb.add_argument("--meter-root", default="/", help="folder that stands for / (default /)")
+        verb.add_argument("--meter-root", default=DEFAULTS.meter_root, help="folder that stands for / (default /)")
     return parser
 
 
 _NUMBERS: tuple[tuple[str, str, type, float, str], ...] = (
     ("--warmup", "warmup_s", float, 0.3, "seconds of inferences before the timed ones"),
-    ("--duration", "duration_s", float, 1.0, "seconds of timed inferences"),
+    ("--duration", "duration_s", float, DEFAULTS.duration_s, "seconds of timed inferences"),
     ("--min-runs", "min_runs", int, 50, "timed inferences at least"),
     ("--max-runs", "max_runs", int, 20000, "timed inferences at most"),
-    ("--idle-gaps", "idle_gaps", int, 20, "single inferences after idle gaps"),
-    ("--gap-ms", "gap_ms", float, 100.0, "milliseconds of an idle gap"),
-    ("--energy-seconds", "energy_s", float, 10.0, "seconds of inferences under the meter"),
-    ("--baseline-seconds", "baseline_s", float, 3.0, "seconds of idling under the meter, before and behind"),
+    ("--idle-gaps", "idle_gaps", int, DEFAULTS.idle_gaps, "single inferences after idle gaps"),
+    ("--gap-ms", "gap_ms", float, DEFAULTS.gap_ms, "milliseconds of an idle gap"),
+    ("--energy-seconds", "energy_s", float, DEFAULTS.energy_s, "seconds of inferences under the meter"),
+    ("--baseline-seconds", "baseline_s", float, DEFAULTS.baseline_s, "seconds of idling under the meter, before and behind"),
     ("--seed", "seed", int, 0, "of the random inputs"),
 )
 """Options that go to `measure` as they are: flag, name, type, default, what it is."""

@@ -1,62 +1,33 @@
-"""One file benchmarked here or on boards, under one set of conditions."""
+"""One file benchmarked here or on boards, with the same settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.bench_settings import DEFAULTS, BenchSettings
 from edgewright.benchmarks.energy import EXTERNAL
 from edgewright.benchmarks.energy_estimate import estimate
 from edgewright.benchmarks.placement import Expectation, check
 from edgewright.errors import EdgewrightError, PlacementError, UsageError
 from edgewright.report import Metric, Report, find_metric
-from edgewright.worker import Limits
 
-__all__ = ["Conditions", "measure", "misplaced"]
+__all__ = ["measure", "misplaced"]
 
 Progress = Callable[[float, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """How a file is measured; see `bench.bench_many`.
-
-    Args:
-        engine: name of the engine; None takes the format's own.
-        threads: thread counts, each measured by itself.
-        exact: compute float ops in float32 even where the engine would choose a lower precision by itself.
-        duration_s: seconds of timed inferences in each process.
-        repeats: processes per thread count.
-        profile: time every op too.
-        idle_gaps: inferences after idle gaps, in each process.
-        meter: power meter.
-        energy_s: seconds of inferences under the meter.
-        estimate: add an estimate of the energy by published figures.
-    """
-
-    engine: str | None = None
-    threads: tuple[int, ...] = (1,)
-    exact: bool = False
-    duration_s: float = 1.0
-    repeats: int = 3
-    profile: bool = False
-    idle_gaps: int = 20
-    meter: str = "auto"
-    energy_s: float = 10.0
-    estimate: bool = False
-
-
 def measure(
-    file: str | Path,
-    how: Conditions,
+    target: BenchTarget,
+    settings: BenchSettings = DEFAULTS,
     *,
     boards: Sequence[str] = (),
     wheels: Path | None = None,
     wait_s: float = 0.0,
-    limits: Limits = Limits(),
+    estimated: bool = False,
     progress: Progress | None = None,
     finished: Callable[[Report], None] | None = None,
 ) -> tuple[list[Report], dict[str, EdgewrightError]]:
@@ -65,12 +36,12 @@ def measure(
     A board that cannot be measured does not keep others from it, and takes nothing from what they gave.
 
     Args:
-        file: a .tflite, .onnx or OpenVINO .xml file.
-        how: what is measured.
+        target: the file, and how it is run.
+        settings: what is measured, and how often.
         boards: names that `edgewright devices` lists; none means this machine, without its lock.
         wheels: see `device_bench.bench_on`.
         wait_s: see `device_bench.bench_on`.
-        limits: of each process; on a board only the time counts.
+        estimated: add an estimate of the energy by published figures.
         progress: called with a share between 0 and 1 and a text.
         finished: called with each report as soon as it is there.
 
@@ -78,39 +49,32 @@ def measure(
         One report for each board, in order, and the errors of boards that gave none, by name.
 
     Raises:
-        UsageError: there is no such board or meter, memory is limited on a board, or there are wheels or a wait without one.
+        UsageError: there is no such board or meter, or there are wheels or a wait without a board.
         EdgewrightError: what `bench_many` raises, and `bench_on` if there is one board only.
     """
     boards = tuple(dict.fromkeys(boards))
-    if boards and limits.memory_bytes is not None:
-        raise UsageError("--memory-limit is for processes here, not those on a board", hint="leave it out, or leave out --device")
     for option, given in (("--wheels", wheels), ("--wait", wait_s)):
         if given and not boards:
             raise UsageError(f"{option} {given} is for a board, none is named", hint="add --device NAME, or leave it out")
     from edgewright.benchmarks.device_bench import bench_on, is_beside
     from edgewright.devices.boards import find_board
 
-    is_beside(how.meter)  # a meter that there is not shows before anything is measured
-    target = BenchTarget(file, how.engine, how.threads, how.exact)
-    settings: dict[str, Any] = {
-        name: getattr(how, name) for name in ("duration_s", "repeats", "profile", "idle_gaps", "meter", "energy_s")
-    }
+    is_beside(settings.meter)  # a meter that there is not shows before anything is measured
     reports: list[Report] = []
     failed: dict[str, EdgewrightError] = {}
 
     def done(report: Report) -> None:
-        report = _with_meter(report, how.meter)
-        reports.append(_with_estimate(report) if how.estimate else report)
+        report = _with_meter(report, settings.meter)
+        reports.append(_with_estimate(report) if estimated else report)
         if finished:
             finished(reports[-1])
 
     if not boards:
-        done(bench_many([target], **settings, limits=limits, progress=progress)[0])
+        done(bench_many([target], settings, progress=progress)[0])
         return reports, failed
-    more: dict[str, Any] = {"wheels": wheels, "wait_s": wait_s, "timeout_s": limits.timeout_s, "progress": progress}
     for board in [find_board(name) for name in boards]:  # a wrong name shows before anything is measured
         try:
-            done(bench_on(board, [target], **settings, **more)[0])
+            done(bench_on(board, [target], settings, wheels=wheels, wait_s=wait_s, progress=progress)[0])
         except EdgewrightError as error:
             if len(boards) == 1 or (isinstance(error, UsageError) and not reports):
                 raise

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgewright.benchmarks.bench_settings import DEFAULTS, BenchSettings
 from edgewright.errors import UsageError
 from edgewright.options import EngineName, Json, Memory, Timeout, invocation_of, limits_of, origins_of
 
@@ -25,15 +26,19 @@ def bench(
     ] = None,
     engine: Annotated[EngineName | None, typer.Option("--engine", help="Engine to run it.  [default: its format's own]")] = None,
     threads: Annotated[str, typer.Option("--threads", help="Threads of one call; several counts as 1,2,4.")] = "1",
-    duration: Annotated[float, typer.Option("--duration", min=0.001, help="Seconds of timed inferences in each process.")] = 1.0,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Fresh processes for each thread count.")] = 3,
+    duration: Annotated[float, typer.Option("--duration", min=0.001, help="Seconds of timed inferences in each process.")] = (
+        DEFAULTS.duration_s
+    ),
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Fresh processes for each thread count.")] = DEFAULTS.repeats,
     exact: Annotated[bool, typer.Option("--exact", help="Force float32 where an engine would compute in less.")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Time every op too, in runs of their own.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Time every op too, in runs of their own.")] = DEFAULTS.profile,
     expect: Annotated[
         list[str] | None,
         typer.Option("--expect", help="Fail (exit code 3) if less runs there, in multiply-adds: 'delegate>=95%', 'NPU>=90%'."),
     ] = None,
-    idle_gaps: Annotated[int, typer.Option("--idle-gaps", min=0, help="Single inferences after pauses of 100 ms.")] = 20,
+    idle_gaps: Annotated[int, typer.Option("--idle-gaps", min=0, help="Single inferences after pauses of 100 ms.")] = (
+        DEFAULTS.idle_gaps
+    ),
     meter: Annotated[
         str,
         typer.Option(
@@ -41,8 +46,10 @@ def bench(
             help="Power meter: auto, none, rapl, hwmon, ina3221, ina238, pmic, android; "
             "beside the board: trace:FILE.csv, serial:PORT.",
         ),
-    ] = "auto",
-    energy_seconds: Annotated[float, typer.Option("--energy-seconds", min=0.1, help="Seconds under the meter.")] = 10.0,
+    ] = DEFAULTS.meter,
+    energy_seconds: Annotated[
+        float, typer.Option("--energy-seconds", min=0.1, help="Seconds under the meter.")
+    ] = DEFAULTS.energy_s,
     estimate_energy: Annotated[
         bool, typer.Option("--estimate-energy", help="Add an estimate from published energies per operation.")
     ] = False,
@@ -59,33 +66,32 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure a model file here or on boards: latency, memory, placement, energy, each with its interval or why it is missing."""
-    from edgewright.benchmarks.bench_run import Conditions, measure, misplaced
+    from edgewright.benchmarks.bench import BenchTarget
+    from edgewright.benchmarks.bench_run import measure, misplaced
     from edgewright.benchmarks.bench_text import print_bench, spinner
     from edgewright.benchmarks.history import note
     from edgewright.benchmarks.placement import parse_expectation
 
     expectations = [parse_expectation(text) for text in expect or ()]
-    how = Conditions(
-        engine=engine.value if engine else None,
-        threads=thread_counts(threads),
-        exact=exact,
+    target = BenchTarget(file, engine.value if engine else None, thread_counts(threads), exact)
+    settings = BenchSettings(
         duration_s=duration,
         repeats=repeats,
-        profile=profile,
         idle_gaps=idle_gaps,
+        profile=profile,
         meter=meter,
         energy_s=energy_seconds,
-        estimate=estimate_energy,
+        limits=limits_of(timeout, memory_limit),
     )
     boards = list(dict.fromkeys(device or ()))
     with spinner(f"measuring {file.name}") as update:
         reports, failed = measure(
-            file,
-            how,
+            target,
+            settings,
             boards=boards,
             wheels=wheels,
             wait_s=wait,
-            limits=limits_of(timeout, memory_limit),
+            estimated=estimate_energy,
             progress=update,
             finished=note if history else None,
         )

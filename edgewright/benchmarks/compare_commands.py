@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgewright.benchmarks.compare import Comparison
     from edgewright.benchmarks.gate import Limit
-    from edgewright.benchmarks.rerun import Measure
+    from edgewright.benchmarks.rerun import MeasureAgain
 
 __all__ = ["compare", "history"]
 
@@ -103,7 +103,7 @@ def _again(
     from edgewright.benchmarks.gate import GATE_PROCESSES
     from edgewright.benchmarks.rerun import rerun
 
-    measure: Measure | None = None
+    measure: MeasureAgain | None = None
     if device_of(reports[0]):
         from edgewright.benchmarks.device_bench import measure_again
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from edgewright.artifact import files_of
 from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.bench_settings import DEFAULTS, BenchSettings
 from edgewright.benchmarks.comparable import device_of
 from edgewright.benchmarks.energy import EXTERNAL, external_energy
 from edgewright.benchmarks.power import METERS, Meter, last_reading, newer_than, open_meter
-from edgewright.benchmarks.rerun import targets_again
+from edgewright.benchmarks.rerun import settings_again, targets_again
 from edgewright.devices.boards import Board
 from edgewright.devices.device import Device, open_device
 from edgewright.errors import DeviceError, MeterError, PluginError, UsageError
@@ -23,23 +24,21 @@ __all__ = ["bench_on", "is_beside", "measure_again"]
 
 Progress = Callable[[float, str], None]
 
+_FLAGS = {
+    **{"threads": "--threads", "warmup_s": "--warmup", "duration_s": "--duration", "max_runs": "--max-runs"},
+    **{"idle_gaps": "--idle-gaps", "gap_ms": "--gap-ms", "energy_s": "--energy-seconds", "baseline_s": "--baseline-seconds"},
+    "meter_root": "--meter-root",
+}
+"""Options of `python -m edgewright.benchmarks bench` by argument of `latency.measure`."""
+
 
 def bench_on(
     board: str | Board,
     files: Sequence[BenchTarget],
+    settings: BenchSettings = DEFAULTS,
     *,
-    duration_s: float = 1.0,
-    repeats: int = 3,
     wheels: Path | None = None,
     wait_s: float = 0.0,
-    timeout_s: float = 600.0,
-    idle_gaps: int = 20,
-    gap_ms: float = 100.0,
-    profile: bool = False,
-    meter: str = "auto",
-    meter_root: str = "/",
-    energy_s: float = 10.0,
-    baseline_s: float = 3.0,
     progress: Progress | None = None,
 ) -> list[Report]:
     """Measure files on a board, which nobody else uses meanwhile.
@@ -51,20 +50,10 @@ def bench_on(
     Args:
         board: a name that `edgewright devices` lists, or a profile.
         files: what to measure; an engine of None is the one made for the file's format.
-        duration_s: see `bench_many`.
-        repeats: see `bench_many`.
+        settings: what is measured, and how often; with the meter "auto" those of the board's profile are tried first, and the
+            trace of an instrument beside it is aligned by markers in the load.
         wheels: folder of wheels for a board without NumPy or engine.
         wait_s: seconds to wait for another run that holds the board.
-        timeout_s: what one process there may take.
-        idle_gaps: see `bench_many`.
-        gap_ms: see `bench_many`.
-        profile: see `bench_many`.
-        meter: one that the board reads, "auto" (those of its profile first), "none", or an instrument beside it that this
-            machine reads: `trace:FILE.csv`, `serial:PORT`; such a trace is aligned by markers in the load.
-        meter_root: folder on the board that stands for /, from which meters, clocks and temperatures are read and below which
-            governors are set.
-        energy_s: see `bench_many`.
-        baseline_s: see `bench_many`.
         progress: called with a share between 0 and 1 and a text.
 
     Returns:
@@ -73,8 +62,11 @@ def bench_on(
     Raises:
         DeviceBusyError: another run holds the board.
         DeviceError: the board cannot be reached, refuses, or went away.
-        UsageError: there is no such file, board or meter; before anything is pushed.
+        UsageError: there is no such file, board or meter, or memory is limited; before anything is pushed.
     """
+    if settings.limits.memory_bytes is not None:
+        raise UsageError("--memory-limit is for processes here, not those on a board", hint="leave it out, or leave out --device")
+    meter = settings.meter
     external = is_beside(meter)
     lacking = _lacking(meter) if external else {}
     for target in files:
@@ -84,27 +76,24 @@ def bench_on(
     names = ", ".join(dict.fromkeys(Path(target.path).name for target in files))
     with open_device(board, what=f"bench of {names}", wait_s=wait_s, on_wait=lambda text: tell(0.0, text)) as device:
         device.ensure_runtime(wheels, progress=tell)
-        with device.governed(meter_root) as remark, device.temporary() as folder:
+        with device.governed(settings.meter_root) as remark, device.temporary() as folder:
             places = [_pushed(device, Path(target.path), f"{folder}/{at}", tell) for at, target in enumerate(files)]
             there = {id(target): place for target, place in zip(files, places, strict=True)}
-            words = ["--idle-gaps", idle_gaps, "--gap-ms", gap_ms, "--energy-seconds", energy_s, "--baseline-seconds", baseline_s]
-            words += ["--meter-root", meter_root]
-            words += ["--profile"] if profile else []
-            words += ["--meter", "none" if lacking else "marker" if external else _preferred(device, meter)]
+            read_there = "none" if lacking else "marker" if external else _preferred(device, meter)
 
-            def measure(target: BenchTarget, settings: Mapping[str, Any]) -> dict[str, Any]:
-                command = ["-m", "edgewright.benchmarks", "bench", there[id(target)], "--json"]
+            def measure(target: BenchTarget, how: Mapping[str, Any]) -> dict[str, Any]:
+                command = ["-m", "edgewright.benchmarks", "bench", there[id(target)], "--json", "--meter", read_there]
                 command += ["--engine", target.engine] if target.engine else []
                 command += ["--exact"] if target.exact else []
-                flags = {"threads": "--threads", "duration_s": "--duration", "warmup_s": "--warmup", "max_runs": "--max-runs"}
-                command += [str(word) for name, flag in flags.items() for word in (flag, settings[name])]
+                command += ["--profile"] if how["profile"] else []
+                command += [str(word) for name, flag in _FLAGS.items() for word in (flag, how[name])]
                 beside = meter if external and not lacking else None
                 with _in_our_words(target.path, there[id(target)]), _beside(beside) as energy:
-                    found = device.json([*command, *map(str, words)], timeout_s=timeout_s)
+                    found = device.json(command, timeout_s=settings.limits.timeout_s)
                     asked = {"settings": {**found["settings"], "meter": meter}}  # not what stood for it on the board
                     return {**found, **asked, "energy": _named(lacking or energy(found["energy"]), device.board.name)}
 
-            reports = bench_many(files, duration_s=duration_s, repeats=repeats, measure=measure, progress=progress)
+            reports = bench_many(files, settings, measure=measure, progress=progress)
         about = {
             "name": device.board.name,
             "title": device.board.title,
@@ -230,7 +219,7 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
 def measure_again(
     reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
 ) -> list[Report]:
-    """Measure the files of reports again on the board that they were made on, in turns; a `rerun.Measure`.
+    """Measure the files of reports again on the board that they were made on, in turns; a `rerun.MeasureAgain`.
 
     Args:
         reports: of kind "bench", all made on one board.
@@ -250,14 +239,5 @@ def measure_again(
     if len(boards) > 1 or not boards[0]:
         told = " and ".join(name or "this machine" for name in boards)
         raise UsageError(f"the reports were made on {told}, one board is needed to measure again", hint=how)
-    settings = reports[0]["settings"]
-    return bench_on(
-        boards[0],
-        targets_again(reports, how),
-        duration_s=float(settings["duration_s"]),
-        repeats=processes,
-        idle_gaps=int(settings["idle_gaps"]) if "after_idle" in figures else 0,
-        gap_ms=float(settings["gap_ms"]),
-        meter=str(settings["meter"]) if "energy" in figures else "none",
-        progress=progress,
-    )
+    settings = settings_again(reports[0], figures, processes)
+    return bench_on(boards[0], targets_again(reports, how), settings, progress=progress)

@@ -12,11 +12,13 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgewright.benchmarks.bench_settings import ProcessSettings
 from edgewright.benchmarks.conditions import conditions, throttled
 from edgewright.benchmarks.memory import arena, memory_now, reset_peak, resident
 from edgewright.benchmarks.quiet import no_garbage_collection
@@ -52,18 +54,11 @@ def measure(
     threads: int = 1,
     exact: bool = False,
     warmup_s: float = 0.3,
-    duration_s: float = 1.0,
     min_runs: int = 50,
     max_runs: int = 20000,
     seed: int = 0,
-    idle_gaps: int = 20,
-    gap_ms: float = 100.0,
-    profile: bool = False,
-    meter: str = "auto",
-    meter_root: str = "/",
-    energy_s: float = 10.0,
-    baseline_s: float = 3.0,
     marker: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Load a model here and time it; a job for `worker.run`, so arguments and result are JSON values.
 
@@ -78,19 +73,11 @@ def measure(
         threads: threads that one call may compute with.
         exact: compute float ops in float32 even where the engine would choose a lower precision by itself.
         warmup_s: seconds of untimed runs, and 5 runs at least; a slow model's warm-up ends after 10 s.
-        duration_s: seconds of timed runs.
-        min_runs: timed runs at least, for which they go on beyond `duration_s`, up to 30 s; there are always 3.
-        max_runs: timed runs at most, at which they end before `duration_s`.
+        min_runs: timed runs at least, for which they go on beyond their duration, up to 30 s; there are always 3.
+        max_runs: timed runs at most, at which they end before their duration.
         seed: of the random feeds.
-        idle_gaps: single inferences after a gap in which this process sleeps, so that deep sleep, clocks that must rise
-            and cold caches show; they end early when they take more than 30 s, after 3 of them.
-        gap_ms: length of a gap.
-        profile: time every op too, in runs of their own behind the timed ones.
-        meter: a power meter's name and option, "auto" for the first that can be read here, "none".
-        meter_root: where meters and conditions are read from; recorded files of another machine work too.
-        energy_s: seconds of inferences under the meter.
-        baseline_s: seconds of idling under the meter, before and behind them each.
         marker: begin and end the metered inferences with a pattern that can be found in a trace of another clock.
+        **settings: of `ProcessSettings`; inferences after idle gaps end early when they take more than 30 s, after 3 of them.
 
     Returns:
         `import_ns`: imports of the engine's packages. `load_ns`: opening the session, without them. `first_ns`: the first
@@ -112,17 +99,17 @@ def measure(
         PluginError: there is no engine or no meter of this name.
         EdgewrightError: what `open_session` and `Session.run` raise.
     """
-    settings = {"warmup_s": warmup_s, "duration_s": duration_s, "min_runs": min_runs, "max_runs": max_runs, "seed": seed}
-    settings |= {"idle_gaps": idle_gaps, "gap_ms": gap_ms, "energy_s": energy_s, "baseline_s": baseline_s}
-    _check(settings)
-    if meter != "none":
-        _check_meter(meter)
+    how = ProcessSettings(**settings)
+    runs = {"warmup_s": warmup_s, "min_runs": min_runs, "max_runs": max_runs}
+    _check(runs)
+    if how.meter != "none":
+        _check_meter(how.meter)
     load_average = _load_average()
     for name in ENGINES.names():
         with suppress(ImportError, PluginError):  # open_session says why, if it is the one that is needed
             ENGINES.get(name)
     times = np.ones(max_runs, np.int64)  # written, so that its memory counts before the model's
-    root = Path(meter_root)
+    root = Path(how.meter_root)
     reset, before = reset_peak(), memory_now()
     with _timed_imports() as imports:
         started = time.perf_counter_ns()
@@ -138,13 +125,12 @@ def measure(
             first_ns = time.perf_counter_ns() - started
             cool = conditions(root)
             warmup_runs = _warm_up(session, feeds, warmup_s)
-            count, cpu_share = _steady(session, feeds, times, duration_s, min_runs)
+            count, cpu_share = _steady(session, feeds, times, how.duration_s, min_runs)
             warm = conditions(root)
-            after_idle = _after_idle(session, feeds, idle_gaps, gap_ms)
+            after_idle = _after_idle(session, feeds, how.idle_gaps, how.gap_ms)
             ended = memory_now()  # what follows may load the model once more
             latency_s = float(np.median(times[:count])) / 1e9
-            metering = {"meter": meter, "root": root, "energy_s": energy_s, "baseline_s": baseline_s, "marker": marker}
-            found = _in_the_end(session, feeds, latency_s, profile, metering)
+            found = _in_the_end(session, feeds, latency_s, how, marker)
         arena_bytes, arena_why = arena(session)
         was_throttled, why = throttled(cool, warm)
         return {
@@ -157,13 +143,13 @@ def measure(
             "exact": exact,
             "inputs": [{**spec.to_json(), "fed": list(feeds[spec.name].shape)} for spec in session.inputs],
             "batch": _batch([*feeds.values(), *results.values()]),
-            "settings": {**settings, "profile": profile, "meter": meter},
+            "settings": {**runs, "seed": seed, **asdict(how)},
             "import_ns": imports[0],
             "load_ns": opened_ns - imports[0],
             "first_ns": first_ns,
             "warmup_runs": warmup_runs,
             "latencies_ns": times[:count].tolist(),
-            "after_idle_ns": {"gap_ms": gap_ms, "latencies_ns": after_idle},
+            "after_idle_ns": {"gap_ms": how.gap_ms, "latencies_ns": after_idle},
             "cpu_share": cpu_share,
             "clock_ns": _clock_ns(),
             "rss": resident(before, loaded, ended, reset),
@@ -180,7 +166,7 @@ def measure(
 
 
 def _in_the_end(
-    session: Session, feeds: Mapping[str, Array], latency_s: float, profile: bool, metering: Mapping[str, Any]
+    session: Session, feeds: Mapping[str, Array], latency_s: float, how: ProcessSettings, marker: bool
 ) -> dict[str, Any]:
     """Placement, profile and energy, each by its own module, which is imported for those who ask."""
 
@@ -197,13 +183,21 @@ def _in_the_end(
     def meter_it() -> Any:
         from edgewright.benchmarks.energy import measure_energy
 
-        return measure_energy(lambda: session.run(feeds), latency_s=latency_s, **metering)
+        return measure_energy(
+            lambda: session.run(feeds),
+            meter=how.meter,
+            root=Path(how.meter_root),
+            latency_s=latency_s,
+            energy_s=how.energy_s,
+            baseline_s=how.baseline_s,
+            marker=marker,
+        )
 
     unmetered = {"why_absent": "no meter was asked for (--meter none)"}
     return {
         "placement": _or_why(place),
-        "profile": _or_why(time_ops) if profile else {"why_absent": "no profile was asked for (--profile)"},
-        "energy": unmetered if metering["meter"] == "none" else _or_why(meter_it),
+        "profile": _or_why(time_ops) if how.profile else {"why_absent": "no profile was asked for (--profile)"},
+        "energy": unmetered if how.meter == "none" else _or_why(meter_it),
     }
 
 
@@ -217,19 +211,15 @@ def _or_why(part: Callable[[], Any]) -> dict[str, Any]:
         return {"why_absent": error.message}
 
 
-def _check(settings: Mapping[str, float]) -> None:
-    """Refuse times and numbers of runs that measure nothing.
+def _check(runs: Mapping[str, float]) -> None:
+    """Refuse a warm-up and numbers of runs that measure nothing.
 
     Raises:
         UsageError: one of them is too small or no number.
     """
-    least = {"warmup_s": 0.0, "min_runs": 1, "max_runs": LEAST_RUNS, "idle_gaps": 0, "gap_ms": 0.0}
-    for name, low in least.items():
-        if not low <= settings[name] < math.inf:
-            raise UsageError(f"{name} is {settings[name]}, {low:g} is the least", hint="leave it out to take the default")
-    for name in ("duration_s", "energy_s", "baseline_s"):
-        if not 0 < settings[name] < math.inf:
-            raise UsageError(f"{name} is {settings[name]}, more than 0 is needed", hint="write for example 1")
+    for name, low in (("warmup_s", 0.0), ("min_runs", 1), ("max_runs", LEAST_RUNS)):
+        if not low <= runs[name] < math.inf:
+            raise UsageError(f"{name} is {runs[name]}, {low:g} is the least", hint="leave it out to take the default")
 
 
 def _check_meter(text: str) -> None:

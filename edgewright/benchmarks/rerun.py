@@ -9,6 +9,7 @@ from typing import Any
 
 from edgewright.artifact import file_sha256
 from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.bench_settings import DEFAULTS, BenchSettings
 from edgewright.benchmarks.comparable import device_of, differing, threads_of
 from edgewright.benchmarks.compare import Comparison, as_json, compare
 from edgewright.benchmarks.gate import GATE_PROCESSES, Limit
@@ -16,10 +17,12 @@ from edgewright.errors import EdgewrightError, UsageError
 from edgewright.report import Report
 from edgewright.runtime.machine import fingerprint
 
-__all__ = ["Measure", "rerun", "targets_again"]
+__all__ = ["MeasureAgain", "rerun", "settings_again", "targets_again"]
 
 Progress = Callable[[float, str], None]
-Measure = Callable[[Sequence[Mapping[str, Any]], Sequence[str], int, "Progress | None"], Sequence["Report | Mapping[str, Any]"]]
+MeasureAgain = Callable[
+    [Sequence[Mapping[str, Any]], Sequence[str], int, "Progress | None"], Sequence["Report | Mapping[str, Any]"]
+]
 """Measures the files of reports again, in turns: takes the reports, the figures that are wanted, and how many processes."""
 
 
@@ -30,7 +33,7 @@ def rerun(
     *,
     allow: Sequence[str] = (),
     processes: int = GATE_PROCESSES,
-    measure: Measure | None = None,
+    measure: MeasureAgain | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure both files again, in turns, and decide by that.
@@ -89,6 +92,24 @@ def targets_again(reports: Sequence[Mapping[str, Any]], how: str) -> list[BenchT
     ]
 
 
+def settings_again(report: Mapping[str, Any], figures: Sequence[str], processes: int) -> BenchSettings:
+    """Settings of a report, with as many processes; energy and latency after idle gaps are measured only if they are wanted.
+
+    Args:
+        report: of kind "bench".
+        figures: those that are wanted.
+        processes: how many of each file and thread count.
+    """
+    settings = report["settings"]
+    return BenchSettings(
+        duration_s=float(settings["duration_s"]),
+        repeats=processes,
+        idle_gaps=int(settings.get("idle_gaps", 0)) if "after_idle" in figures else 0,
+        gap_ms=float(settings.get("gap_ms", DEFAULTS.gap_ms)),
+        meter=str(settings.get("meter", DEFAULTS.meter)) if "energy" in figures else "none",
+    )
+
+
 def _measure_here(
     reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
 ) -> list[Report]:
@@ -100,12 +121,5 @@ def _measure_here(
             raise UsageError(f"{path} was measured on {device}, not here", hint=how)
         if report["settings"]["fingerprint"] != fingerprint():
             raise UsageError(f"{path} was measured on another machine: {report['settings']['machine']['cpu']}", hint=how)
-    settings = reports[0]["settings"]
-    return bench_many(
-        targets_again(reports, how),
-        duration_s=float(settings["duration_s"]),
-        repeats=processes,
-        progress=progress,
-        idle_gaps=int(settings.get("idle_gaps", 0)) if "after_idle" in figures else 0,
-        meter=str(settings.get("meter", "auto")) if "energy" in figures else "none",
-    )
+    settings = settings_again(reports[0], figures, processes)
+    return bench_many(targets_again(reports, how), settings, progress=progress)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgewright.benchmarks.bench import (
     t_interval,
     t_quantile,
 )
+from edgewright.benchmarks.bench_settings import BenchSettings, ProcessSettings
 from edgewright.benchmarks.bench_text import print_bench, spark_line
 from edgewright.errors import EngineError, ModelError, UsageError, WorkerTimeoutError
 from edgewright.report import Metric, Report, find_metric
@@ -482,7 +483,8 @@ def test_profile_is_that_of_the_median_process(file: Path) -> None:
 
 
 def test_every_run_is_a_fresh_process(model: Path) -> None:
-    report = bench(model, threads=(1, 2), duration_s=0.01, repeats=2, idle_gaps=3, gap_ms=1)
+    settings = BenchSettings(duration_s=0.01, repeats=2, idle_gaps=3, gap_ms=1)
+    report = bench(model, settings, threads=(1, 2))
     processes = [p for details in report.details.values() for p in details["processes"]]
     assert len({process["pid"] for process in processes} | {os.getpid()}) == 5
     assert sorted(process["order"] for process in processes) == [0, 1, 2, 3]
@@ -492,9 +494,9 @@ def test_every_run_is_a_fresh_process(model: Path) -> None:
     assert report.model["sha256"] == file_sha256(model)
     assert (report.model["format"], report.model["engine"], report.model["batch"]) == ("tflite", "litert", 1)
     assert report.model["execution"]["precision"] == "float32"
-    settings = report.settings
-    assert (settings["threads"], settings["repeats"], settings["duration_s"], settings["exact"]) == ([1, 2], 2, 0.01, False)
-    assert (settings["machine"], settings["fingerprint"]) == (machine(), fingerprint())
+    found = report.settings
+    assert (found["threads"], found["repeats"], found["duration_s"], found["exact"]) == ([1, 2], 2, 0.01, False)
+    assert (found["machine"], found["fingerprint"]) == (machine(), fingerprint())
     data = report.to_json()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     for m in report.metrics:
@@ -516,20 +518,15 @@ def test_files_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         seen.append((Path(path).stem, options["threads"], options["engine"], options["exact"]))
         assert (job, what, limits) == ("edgewright.benchmarks.latency:measure", f"measuring {Path(path).name}", Limits(7))
         assert options["max_runs"] == 40_000
-        assert (options["idle_gaps"], options["profile"], options["meter"]) == (7, True, "rapl")
+        assert (options["idle_gaps"], options["profile"], options["meter"], options["meter_root"]) == (7, True, "rapl", "/board")
         return run_of(latencies(len(seen)), threads=options["threads"], load_average=float(len(seen)))
 
     monkeypatch.setattr(module, "run", fake)
     targets = [BenchTarget(files[0]), BenchTarget(str(files[1]), "openvino", (1, 4, 1), True), BenchTarget(files[2])]
     reports = bench_many(
         targets,
-        duration_s=2,
-        repeats=3,
-        limits=Limits(7),
+        BenchSettings(duration_s=2, repeats=3, limits=Limits(7), idle_gaps=7, profile=True, meter="rapl", meter_root="/board"),
         progress=lambda share, text: shares.append((share, text)),
-        idle_gaps=7,
-        profile=True,
-        meter="rapl",
     )
     assert seen == [("a", 1, None, False), ("b", 1, "openvino", True), ("b", 4, "openvino", True), ("c", 1, None, False)] * 3
     assert [Path(report.model["path"]).stem for report in reports] == ["a", "b", "c"]
@@ -543,39 +540,49 @@ def test_files_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 def test_refused_files(file: Path, model: Path, tmp_path: Path) -> None:
     """One error each, the engine's or the worker's own words; no report of half the runs."""
+    once = BenchSettings(repeats=1)
     with pytest.raises(EngineError, match="litert cannot load"):
-        bench(file, repeats=1)
+        bench(file, once)
     with pytest.raises(EngineError, match="the engine onnxruntime takes onnx files"):
-        bench(model, engine="onnxruntime", repeats=1)
+        bench(model, once, engine="onnxruntime")
     with pytest.raises(ModelError, match="there is no model"):
         bench(tmp_path / "gone.tflite")
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     with pytest.raises(EngineError):
-        bench_many([BenchTarget(model), BenchTarget(broken)], duration_s=0.01)
+        bench_many([BenchTarget(model), BenchTarget(broken)], BenchSettings(duration_s=0.01, idle_gaps=0, meter="none"))
     keras = tmp_path / "model.keras"
     keras.write_bytes(b"PK\x03\x04 config.json")
     with pytest.raises(EngineError, match="it is keras") as caught:
-        bench(keras, repeats=1)
+        bench(keras, once)
     assert "convert it first" in caught.value.hint
     with pytest.raises(WorkerTimeoutError):
-        bench(model, duration_s=60, repeats=1, limits=Limits(timeout_s=0.5))
+        bench(model, BenchSettings(duration_s=60, repeats=1, limits=Limits(timeout_s=0.5)))
+
+
+@pytest.mark.parametrize("threads", [(), (1, 0)])
+def test_threads_that_measure_nothing(threads: tuple[int, ...], model: Path) -> None:
+    with pytest.raises(UsageError, match="threads"):
+        bench(model, threads=threads)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("name", "value"),
     [
-        {"repeats": 0},
-        {"threads": ()},
-        {"threads": (1, 0)},
-        {"duration_s": -1},
-        {"duration_s": math.inf},
-        {"duration_s": math.nan},
+        *[("repeats", 0), ("idle_gaps", -1), ("gap_ms", -1.0), ("gap_ms", math.nan), ("duration_s", 0.0), ("duration_s", -1)],
+        *[("duration_s", math.inf), ("duration_s", math.nan), ("energy_s", 0.0), ("baseline_s", -1.0)],
     ],
 )
-def test_settings_that_measure_nothing(options: dict[str, Any], model: Path) -> None:
-    with pytest.raises(UsageError, match=next(iter(options))):
-        bench(model, **options)
+def test_settings_that_measure_nothing(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is {value}, ") as caught:
+        BenchSettings(**{name: value})
+    assert caught.value.hint
+
+
+def test_settings_of_a_process_are_what_a_process_takes() -> None:
+    settings = BenchSettings(duration_s=2.0, repeats=7, limits=Limits(9))
+    assert asdict(ProcessSettings(**settings.of_a_process())) == settings.of_a_process()
+    assert settings.of_a_process() == {**BenchSettings().of_a_process(), "duration_s": 2.0}
 
 
 # ---- what people see ---------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from edgewright.benchmarks.bench_facts import devices_of, fact_rows
 from edgewright.benchmarks.bench_lanes import best_of, interval_of, lanes_of, shown
 from edgewright.benchmarks.bench_op_charts import op_charts, placement_chart
 from edgewright.benchmarks.bench_page import render_bench_html
+from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.report import Metric
 from edgewright.testing_models import plus_one_tflite
 
@@ -54,7 +55,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A report of what this machine measured a moment ago."""
     file = plus_one_tflite(tmp_path_factory.mktemp("measured") / "plus_one.tflite")
     target = BenchTarget(file, None, (1, 2), False)
-    return bench_many([target], duration_s=0.05, repeats=2, profile=True, idle_gaps=2, meter="auto", energy_s=0.2)[0]
+    return bench_many([target], BenchSettings(duration_s=0.05, repeats=2, profile=True, idle_gaps=2, energy_s=0.2))[0]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.benchmarks.bench_run import Conditions, _with_estimate, measure, misplaced
+from edgewright.benchmarks.bench import BenchTarget
+from edgewright.benchmarks.bench_run import _with_estimate, measure, misplaced
+from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.benchmarks.history import History
 from edgewright.benchmarks.placement import Expectation
 from edgewright.devices.device import open_device
@@ -26,6 +28,7 @@ pytest_plugins = ("boards_here",)
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")  # of asyncssh, as in tests/devices
 
 QUICK = ("--duration", "0.05", "--repeats", "1", "--idle-gaps", "1", "--meter", "none")
+ONCE = BenchSettings(duration_s=0.05, repeats=1, idle_gaps=0, meter="none")
 
 
 @pytest.fixture
@@ -133,7 +136,7 @@ def test_estimate_is_typed_and_shown_as_one(boards, here, place):
     ],
 )
 def test_a_precision_without_published_energies_is_no_estimate(place, precision, kinds, value):
-    reports, _ = measure(plus_one_tflite(place / "one.tflite"), Conditions(duration_s=0.02, repeats=1, idle_gaps=0, meter="none"))
+    reports, _ = measure(BenchTarget(plus_one_tflite(place / "one.tflite")), ONCE)
     execution = {**reports[0].model["execution"], "precision": precision, "kinds": kinds}
     found = _with_estimate(replace(reports[0], model={**reports[0].model, "execution": execution}))
     metric = find_metric(found.metrics, "energy_per_inference_estimate")
@@ -179,8 +182,7 @@ def test_expectation_names_the_board_of_several(boards, here, place):
 
 def test_expectation_of_several_thread_counts(boards, place):
     model = placed_models.dynamic(place / "m.tflite")
-    how = Conditions(threads=(1, 2), duration_s=0.05, repeats=1, idle_gaps=0, meter="none")
-    reports, failed = measure(model, how, boards=["good"])
+    reports, failed = measure(BenchTarget(model, threads=(1, 2)), ONCE, boards=["good"])
     assert failed == {} and misplaced(reports, [Expectation("delegate", 0.89)]) == []
     [error] = misplaced(reports, [Expectation("delegate", 0.95)])
     assert error.message.startswith("threads 1, 2: 89.88 %")
@@ -238,18 +240,16 @@ def test_reports_come_as_boards_finish(boards, model):
         if len(seen) == 1:
             raise KeyboardInterrupt
 
-    how = Conditions(duration_s=0.05, repeats=1, idle_gaps=0, meter="none")
     with pytest.raises(KeyboardInterrupt):
-        measure(model, how, boards=["good", "other"], finished=finished)
+        measure(BenchTarget(model), ONCE, boards=["good", "other"], finished=finished)
     assert seen == ["good"]
 
 
 def test_limits_of_a_board(boards, model):
-    how = Conditions(duration_s=0.05, repeats=1, idle_gaps=3, meter="none")
     with pytest.raises(UsageError, match="--memory-limit"):
-        measure(model, how, boards=["good"], limits=Limits(memory_bytes=1 << 30))
+        measure(BenchTarget(model), replace(ONCE, limits=Limits(memory_bytes=1 << 30)), boards=["good"])
     with pytest.raises(DeviceError, match=r"good.* 0\.2 s"):
-        measure(model, how, boards=["good"], limits=Limits(timeout_s=0.2))
+        measure(BenchTarget(model), replace(ONCE, idle_gaps=3, limits=Limits(timeout_s=0.2)), boards=["good"])
 
 
 # ---- what breaks meanwhile ---------------------------------------------------------------------------------------------
@@ -335,11 +335,11 @@ def test_compare_measures_again_on_the_board(boards, model, here, place, monkeyp
     assert here(*arguments, "--no-rerun")[0] == 5
     code, out, err = here(*arguments)
     data = json.loads(out)
-    assert code == 0 and data["verdict"] == data["rerun"]["verdict"] == "kept", err
+    assert code == 0 and (data["verdict"], data["before"]["verdict"]) == ("kept", "regressed"), err
     assert len(list((place / "good" / "runtime").iterdir())) >= 1
     (boards / "good.toml").write_text('transport = "ssh"\naddress = "nobody@127.0.0.1:9"\n')
-    code, _, err = here(*arguments, "--rerun")
+    code, _, err = here(*arguments)
     assert code == 5 and "not measured again: " in err and "127.0.0.1:9" in err
     (boards / "good.toml").unlink()
-    code, _, err = here(*arguments, "--rerun")
+    code, _, err = here(*arguments)
     assert code == 5 and "not measured again: there is no board 'good'" in err

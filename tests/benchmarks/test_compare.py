@@ -15,6 +15,7 @@ from scipy import stats
 from edgewright.artifact import file_sha256
 from edgewright.benchmarks import gate
 from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.benchmarks.comparable import REASONS
 from edgewright.benchmarks.compare import FIGURES, compare, read_report
 from edgewright.benchmarks.gate import (
@@ -374,7 +375,9 @@ def test_reports_of_real_measurements(tmp_path):
     """What `bench` writes is what is read here: every figure that a process has a value of gets its interval from it."""
     pytest.importorskip("ai_edge_litert")
     path = plus_one_tflite(tmp_path / "plus_one.tflite")
-    a, b = bench_many([BenchTarget(path), BenchTarget(path)], duration_s=0.05, repeats=2, idle_gaps=1, gap_ms=1)
+    a, b = bench_many(
+        [BenchTarget(path), BenchTarget(path)], BenchSettings(duration_s=0.05, repeats=2, idle_gaps=1, gap_ms=1, meter="none")
+    )
     found = compare(a, b, P50, allow=["throttled"])
     assert {"p50", "p90", "p99", "mean", "first", "load", "memory", "size", "deflated"} <= {c.figure for c in found.changes}
     for change in found.changes:
@@ -438,7 +441,12 @@ def test_measuring_again_with_another_engine_is_refused():
 def test_measuring_again_here(tmp_path):
     pytest.importorskip("ai_edge_litert")
     path = plus_one_tflite(tmp_path / "plus_one.tflite")
-    a, b = (one.to_json() for one in bench_many([BenchTarget(path), BenchTarget(path)], duration_s=0.02, repeats=2))
+    a, b = (
+        one.to_json()
+        for one in bench_many(
+            [BenchTarget(path), BenchTarget(path)], BenchSettings(duration_s=0.02, repeats=2, idle_gaps=0, meter="none")
+        )
+    )
     found = rerun(a, b, {"size": Limit("size", 0.0)}, processes=2, allow=["throttled"])
     assert found.verdict == "kept" and change_of(found, "p50").processes == (2, 2)
     for changes, message in (

@@ -22,6 +22,7 @@ import pytest
 from edgewright.artifact import file_sha256
 from edgewright.benchmarks import device_bench as module
 from edgewright.benchmarks.bench import BenchTarget
+from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.benchmarks.device_bench import bench_on, measure_again
 from edgewright.benchmarks.energy import external_energy
 from edgewright.benchmarks.rerun import rerun
@@ -31,13 +32,14 @@ from edgewright.report import find_metric
 from edgewright.runtime import open_session
 from edgewright.runtime.machine import fingerprint
 from edgewright.testing_models import plus_one_openvino, plus_one_tflite, two_by_two_tflite
+from edgewright.worker import Limits
 from tests.runtime import placed_models
 
 pytest_plugins = ("boards_here",)
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")  # of asyncssh, as in tests/devices
 
-LONG = {"idle_gaps": 3, "gap_ms": 30_000.0}
-QUICK = {"duration_s": 0.05, "repeats": 1, "idle_gaps": 1, "gap_ms": 1.0, "meter": "none"}
+QUICK = BenchSettings(duration_s=0.05, repeats=1, idle_gaps=1, gap_ms=1.0, meter="none")
+LONG = dataclasses.replace(QUICK, idle_gaps=3, gap_ms=30_000.0)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,9 @@ def test_report_of_a_board(board, tmp_path):
     path = placed_models.heavy(tmp_path / "heavy.tflite")
     told = []
     target = BenchTarget(path, threads=(1, 2))
-    [report] = bench_on(board, [target], **{**QUICK, "profile": True}, progress=lambda share, text: told.append((share, text)))
+    [report] = bench_on(
+        board, [target], dataclasses.replace(QUICK, profile=True), progress=lambda share, text: told.append((share, text))
+    )
     device = report.settings["device"]
     assert [device[key] for key in ("name", "title", "transport", "address")] == [
         *(board.name, board.title, board.transport, board.address)
@@ -129,7 +133,7 @@ def test_report_of_a_board(board, tmp_path):
 def test_openvino_takes_its_weights_along(ssh_board, tmp_path):
     pytest.importorskip("openvino")
     path = plus_one_openvino(tmp_path / "plus.xml")
-    [report] = bench_on(ssh_board, [BenchTarget(path)], **QUICK)
+    [report] = bench_on(ssh_board, [BenchTarget(path)], QUICK)
     assert report.model["engine"] == "openvino" and report.model["library"].startswith("openvino")
     assert find_metric(report.metrics, "raw_bytes").value == sum(file.stat().st_size for file in tmp_path.glob("plus.*"))
     assert left_on(ssh_board) == []
@@ -139,7 +143,7 @@ def test_several_files_take_turns(local_board, model, tmp_path):
     other = tmp_path / "sub" / model.name  # of the same name
     other.parent.mkdir()
     plus_one_tflite(other)
-    reports = bench_on(local_board, [BenchTarget(model), BenchTarget(other)], **{**QUICK, "repeats": 2})
+    reports = bench_on(local_board, [BenchTarget(model), BenchTarget(other)], dataclasses.replace(QUICK, repeats=2))
     orders = [[process["order"] for process in report.details["processes"]] for report in reports]
     assert orders == [[0, 2], [1, 3]]
     assert [report.model["path"] for report in reports] == [str(model), str(other)]
@@ -149,8 +153,8 @@ def test_report_of_an_arm64_board(pi, tmp_path):
     board, wheels = pi
     path = two_by_two_tflite(tmp_path / "two.tflite")
     with pytest.raises(DeviceError, match=r"pi4 has no NumPy"):
-        bench_on(board, [BenchTarget(path)], **QUICK)
-    [report] = bench_on(board, [BenchTarget(path, threads=(1, 2))], wheels=wheels, **{**QUICK, "profile": True})
+        bench_on(board, [BenchTarget(path)], QUICK)
+    [report] = bench_on(board, [BenchTarget(path, threads=(1, 2))], dataclasses.replace(QUICK, profile=True), wheels=wheels)
     machine, device = report.settings["machine"], report.settings["device"]
     assert machine["architecture"] == "aarch64" and report.settings["fingerprint"] != fingerprint()
     assert (device["name"], device["transport"]) == ("pi4", "ssh") and device["packages"]
@@ -179,7 +183,7 @@ def first(ssh_board, model):
 
     def work():
         try:
-            result.extend(bench_on(ssh_board, [BenchTarget(model)], **QUICK, progress=tell))
+            result.extend(bench_on(ssh_board, [BenchTarget(model)], QUICK, progress=tell))
         except BaseException as error:
             result.append(error)
         finally:
@@ -200,7 +204,7 @@ def first(ssh_board, model):
 def test_second_bench_is_refused_by_name(first, ssh_board, model):
     _, join = first
     with pytest.raises(DeviceBusyError) as caught:
-        bench_on(ssh_board, [BenchTarget(model)], **QUICK)
+        bench_on(ssh_board, [BenchTarget(model)], QUICK)
     for part in (ssh_board.name, getpass.getuser(), socket.gethostname(), f"process {os.getpid()}", "bench of plus_one.tflite"):
         assert part in caught.value.message
     assert "--wait" in caught.value.hint
@@ -216,7 +220,7 @@ def test_second_bench_waits_for_the_first(first, ssh_board, model):
         if "bench of plus_one.tflite: waiting up to" in text:
             go_on.set()
 
-    [second] = bench_on(ssh_board, [BenchTarget(model)], **QUICK, wait_s=120, progress=tell)
+    [second] = bench_on(ssh_board, [BenchTarget(model)], QUICK, wait_s=120, progress=tell)
     assert go_on.is_set() and "waiting up to 120 s" in told[0]
     assert second.kind == join().kind == "bench"
 
@@ -236,7 +240,7 @@ def test_board_that_goes_away(new_sshd, tmp_path, model, tree):
     cutter = threading.Thread(target=cut)
     cutter.start()
     with pytest.raises(DeviceError) as caught:
-        bench_on(board, [BenchTarget(model)], **{**QUICK, **LONG, "meter_root": tree})
+        bench_on(board, [BenchTarget(model)], dataclasses.replace(LONG, meter_root=tree))
     cutter.join()
     wait_for(lambda: governors(tree) == ["schedutil", "ondemand"], seconds=20)  # the board does it itself
     for pid in running(mine):  # a board that is really gone has none
@@ -250,7 +254,7 @@ def test_model_that_the_boards_engine_refuses(board, tmp_path):
     with pytest.raises(EdgewrightError) as here:
         open_session(broken)
     with pytest.raises(DeviceError) as there:
-        bench_on(board, [BenchTarget(broken)], **QUICK)
+        bench_on(board, [BenchTarget(broken)], QUICK)
     own = here.value.message.replace(str(broken), "")
     assert there.value.message.startswith(f"{board.name}: ")
     assert all(word in there.value.message for word in own.split())
@@ -259,7 +263,7 @@ def test_model_that_the_boards_engine_refuses(board, tmp_path):
 
 def test_bench_that_takes_too_long_is_ended_there(board, model):
     with pytest.raises(DeviceError, match=rf"{board.name}.* 4 s") as caught:
-        bench_on(board, [BenchTarget(model)], **{**QUICK, **LONG}, timeout_s=4)
+        bench_on(board, [BenchTarget(model)], dataclasses.replace(LONG, limits=Limits(4)))
     assert caught.value.hint
     with open_device(board, what="looking") as device:
         folder = device.folder
@@ -270,12 +274,12 @@ def test_bench_that_takes_too_long_is_ended_there(board, model):
 def test_mistakes_show_before_the_board_is_reached(local_board, model, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "open_device", None)
     with pytest.raises(UsageError, match="there is no meter 'nothing'") as caught:
-        bench_on(local_board, [BenchTarget(model)], **{**QUICK, "meter": "nothing"})
+        bench_on(local_board, [BenchTarget(model)], dataclasses.replace(QUICK, meter="nothing"))
     assert "rapl" in caught.value.hint
     with pytest.raises(UsageError, match="the meter trace needs a file"):
-        bench_on(local_board, [BenchTarget(model)], **{**QUICK, "meter": "trace"})
+        bench_on(local_board, [BenchTarget(model)], dataclasses.replace(QUICK, meter="trace"))
     with pytest.raises(UsageError, match="no model file"):
-        bench_on(local_board, [BenchTarget(tmp_path / "none.tflite")], **QUICK)
+        bench_on(local_board, [BenchTarget(tmp_path / "none.tflite")], QUICK)
 
 
 # ---- the clock governor ------------------------------------------------------------------------------------------------
@@ -308,10 +312,8 @@ def fast(board):
 
 def test_governor_is_set_and_set_back(local_board, model, tree):
     seen = []
-    quick = {**QUICK, "meter_root": tree}
-    [report] = bench_on(
-        fast(local_board), [BenchTarget(model)], **quick, progress=lambda share, text: seen.append(governors(tree))
-    )
+    quick = dataclasses.replace(QUICK, meter_root=tree)
+    [report] = bench_on(fast(local_board), [BenchTarget(model)], quick, progress=lambda share, text: seen.append(governors(tree)))
     assert seen[-1] == ["performance", "performance"]
     assert governors(tree) == ["schedutil", "ondemand"]
     assert report.details["conditions"][0]["before"]["governor"] == dict.fromkeys(("policy0", "policy4"), "performance")
@@ -327,7 +329,7 @@ def test_governor_is_set_back_when_the_bench_fails(local_board, model, tree):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench_on(fast(local_board), [BenchTarget(model)], **QUICK, meter_root=tree, progress=fail)
+        bench_on(fast(local_board), [BenchTarget(model)], dataclasses.replace(QUICK, meter_root=tree), progress=fail)
     assert seen[-1] == ["performance", "performance"]
     assert governors(tree) == ["schedutil", "ondemand"]
 
@@ -335,9 +337,11 @@ def test_governor_is_set_back_when_the_bench_fails(local_board, model, tree):
 BENCH = """
 import json, sys
 from edgewright.benchmarks.bench import BenchTarget
+from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.benchmarks.device_bench import bench_on
 from edgewright.devices.boards import Board
-bench_on(Board(**json.loads(sys.argv[1])), [BenchTarget(sys.argv[2])], **json.loads(sys.argv[3]))
+settings = BenchSettings(duration_s=0.05, repeats=1, idle_gaps=3, gap_ms=30_000.0, meter="none", meter_root=sys.argv[3])
+bench_on(Board(**json.loads(sys.argv[1])), [BenchTarget(sys.argv[2])], settings)
 """
 
 
@@ -345,8 +349,7 @@ def test_board_sets_the_governor_back_when_the_bench_is_killed(board, model, tre
     with open_device(board, what="looking") as device:
         mine = f"edgewright.benchmarks bench {device.folder}"
     plain = json.dumps({**dataclasses.asdict(fast(board)), "file": None})
-    settings = json.dumps({**QUICK, **LONG, "meter_root": tree})
-    with subprocess.Popen([sys.executable, "-c", BENCH, plain, str(model), settings]) as process:
+    with subprocess.Popen([sys.executable, "-c", BENCH, plain, str(model), tree]) as process:
         try:
             wait_for(lambda: running(mine) or process.poll() is not None)
             assert process.poll() is None and governors(tree) == ["performance", "performance"]
@@ -388,12 +391,12 @@ def test_governor_that_the_driver_does_not_know_is_told(local_board, model, tree
         pytest.skip("takes root to open such a file for writing")
     policy(tree, 4).unlink()
     policy(tree, 4).symlink_to("/proc/version")
-    [report] = bench_on(fast(local_board), [BenchTarget(model)], **QUICK, meter_root=tree)
+    [report] = bench_on(fast(local_board), [BenchTarget(model)], dataclasses.replace(QUICK, meter_root=tree))
     assert [text for text in report.warnings if f"could not be set ({policy(tree, 4)}: " in text]
 
 
 def test_board_without_governors(local_board, model, tmp_path):
-    [report] = bench_on(fast(local_board), [BenchTarget(model)], **QUICK, meter_root=str(tmp_path))
+    [report] = bench_on(fast(local_board), [BenchTarget(model)], dataclasses.replace(QUICK, meter_root=str(tmp_path)))
     told = f"could not be set to performance: the board has no cpufreq policy below {tmp_path}/sys"
     assert [text for text in report.warnings if told in text]
 
@@ -467,8 +470,8 @@ def test_energy_by_an_instrument_beside_the_board(ssh_board, instrument, tmp_pat
 
     monkeypatch.setattr(module, "external_energy", spy)
     out = instrument(RECORDER, f"edgewright.benchmarks bench {ssh_board.folder}")
-    quick = {**QUICK, "repeats": 2, "meter": f"trace:{out}?scope=supply", "energy_s": 3.0, "baseline_s": 1.0}
-    [report] = bench_on(ssh_board, [BenchTarget(path)], **quick)
+    quick = dataclasses.replace(QUICK, repeats=2, meter=f"trace:{out}?scope=supply", energy_s=3.0, baseline_s=1.0)
+    [report] = bench_on(ssh_board, [BenchTarget(path)], quick)
     at, joules = np.loadtxt(f"{out}.truth", unpack=True)
     assert len(report.details["energy"]) == len(records) == 2
     for found, record in zip(report.details["energy"], records, strict=True):
@@ -510,8 +513,8 @@ def test_energy_by_an_instrument_at_a_port(local_board, instrument, tmp_path, mo
     thread.start()
     try:
         meter = f"serial:{os.ttyname(theirs)}?columns=t_s,watts"
-        quick = {**QUICK, "repeats": 2, "meter": meter, "energy_s": 2.0, "baseline_s": 1.0}
-        [report] = bench_on(local_board, [BenchTarget(path)], **quick)
+        quick = dataclasses.replace(QUICK, repeats=2, meter=meter, energy_s=2.0, baseline_s=1.0)
+        [report] = bench_on(local_board, [BenchTarget(path)], quick)
     finally:
         stop.set()
         thread.join()
@@ -540,7 +543,7 @@ with open(sys.argv[2], "w") as file:
 def test_instrument_that_does_not_see_the_board(local_board, model, instrument):
     out = instrument(STEADY, "")
     [report] = bench_on(
-        local_board, [BenchTarget(model)], **{**QUICK, "meter": f"trace:{out}", "energy_s": 0.5, "baseline_s": 0.5}
+        local_board, [BenchTarget(model)], dataclasses.replace(QUICK, meter=f"trace:{out}", energy_s=0.5, baseline_s=0.5)
     )
     energy = find_metric(report.metrics, "energy_per_inference")
     assert energy.value is None and "the marker is not clear in the trace" in energy.why_absent
@@ -552,20 +555,20 @@ def test_recording_that_has_ended_is_not_taken_for_this_one(local_board, model, 
     file = tmp_path / "old.csv"
     file.write_text("t_s,watts\n" + "".join(f"{0.01 * n:.2f},{2 + n % 7}\n" for n in range(5000)))
     [report] = bench_on(
-        local_board, [BenchTarget(model)], **{**QUICK, "meter": f"trace:{file}", "energy_s": 0.5, "baseline_s": 0.5}
+        local_board, [BenchTarget(model)], dataclasses.replace(QUICK, meter=f"trace:{file}", energy_s=0.5, baseline_s=0.5)
     )
     assert "0 readings came while the model was measured" in find_metric(report.metrics, "energy_per_inference").why_absent
 
 
 def test_instrument_that_is_not_there(local_board, model, tmp_path):
-    [report] = bench_on(local_board, [BenchTarget(model)], **{**QUICK, "meter": f"trace:{tmp_path}/none.csv"})
+    [report] = bench_on(local_board, [BenchTarget(model)], dataclasses.replace(QUICK, meter=f"trace:{tmp_path}/none.csv"))
     assert f"{tmp_path}/none.csv is not there" in find_metric(report.metrics, "energy_per_inference").why_absent
     assert find_metric(report.metrics, "latency_p50").value > 0
 
 
 def test_meters_of_the_boards_profile_are_looked_for_first(local_board, model):
     board = dataclasses.replace(local_board, meters=("rapl", "android"))
-    [report] = bench_on(board, [BenchTarget(model)], **{**QUICK, "meter": "auto", "energy_s": 0.5, "baseline_s": 0.5})
+    [report] = bench_on(board, [BenchTarget(model)], dataclasses.replace(QUICK, meter="auto", energy_s=0.5, baseline_s=0.5))
     energy = report.details["energy"][0]
     if "why_absent" in energy:
         assert energy["why_absent"].index("rapl") < energy["why_absent"].index("android") < energy["why_absent"].index("hwmon")
@@ -595,11 +598,11 @@ def doubled(report):
 def test_reports_of_a_board_are_measured_again_there(own, model, tmp_path):
     from edgewright.benchmarks.gate import parse_limit
 
-    a, b = bench_on(own, [BenchTarget(model), BenchTarget(model)], **{**QUICK, "repeats": 3})
+    a, b = bench_on(own, [BenchTarget(model), BenchTarget(model)], dataclasses.replace(QUICK, repeats=3))
     limits = {"p50": parse_limit("p50=1000%")}
     found = rerun(a, doubled(b), limits, allow=["throttled"], processes=3, measure=measure_again)
-    assert found.verdict == "kept" and found.rerun.verdict == "kept"
-    assert [change.processes for change in found.changes if change.figure == "p50"] == [(6, 6)]
+    assert found.verdict == "kept" and found.before.verdict == "regressed"
+    assert [change.processes for change in found.changes if change.figure == "p50"] == [(3, 3)]
     again = measure_again([a.to_json(), b.to_json()], ["p50"], 1, None)
     assert [one.settings["device"]["name"] for one in again] == [own, own]
     assert again[0].settings["idle_gaps"] == 0 and again[0].settings["meter"] == "none"
@@ -607,7 +610,7 @@ def test_reports_of_a_board_are_measured_again_there(own, model, tmp_path):
 
 def test_what_cannot_be_measured_again_on_a_board(own, tmp_path):
     path = plus_one_tflite(tmp_path / "m.tflite")
-    [report] = bench_on(own, [BenchTarget(path)], **QUICK)
+    [report] = bench_on(own, [BenchTarget(path)], QUICK)
     plain = report.to_json()
     here = json.loads(json.dumps(plain))
     del here["settings"]["device"]
