@@ -157,11 +157,12 @@ def _version(file: Path) -> str:
     return file.name.split("-")[1]
 
 
-def _order(version: str) -> tuple[tuple[int, ...], bool, str]:
-    """Sorts releases: by their numbers, a pre-release before the release."""
+def _order(version: str) -> tuple[tuple[int, ...], bool, tuple[int | str, ...]]:
+    """Sorts releases: by their numbers, also those behind rc or post, a pre-release before the release."""
     head = re.match(r"\d+(?:\.\d+)*", version)
     rest = version[head.end() :] if head else version
-    return _numbers(head[0] if head else "0"), not re.match(r"[._-]?(a|b|rc|dev)", rest), rest
+    parts = tuple(int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", rest))
+    return _numbers(head[0] if head else "0"), not re.match(r"[._-]?(a|b|rc|dev)", rest), parts
 
 
 def _numbers(version: str) -> tuple[int, ...]:
