@@ -298,8 +298,8 @@ def _pace(meter: Meter | None) -> tuple[float, float]:
     except MeterError:
         return 0.0, 0.0
     changes = int(np.count_nonzero(np.diff(trace.watts))) if trace.kind == "sample" else len(trace.watts)
-    period = 1 / trace.rate_hz
-    return float(trace.rate_hz), float(min(LONGEST_LAG_S, period * len(trace.watts) / changes if changes else period))
+    period = float(np.median(np.diff(trace.t_ns))) / 1e9  # a recording may have stood still before
+    return 1 / period, float(min(LONGEST_LAG_S, period * len(trace.watts) / changes if changes else period))
 
 
 def _long_enough(readings: int, rate_hz: float) -> float:

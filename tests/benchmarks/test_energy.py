@@ -21,7 +21,7 @@ from synthetic_power import Board
 from edgewright.benchmarks import energy
 from edgewright.benchmarks.alignment import Marker
 from edgewright.benchmarks.energy import Timeline, Window, energy_of, external_energy, measure_energy
-from edgewright.benchmarks.power import Clock, Meter, PowerTrace
+from edgewright.benchmarks.power import Clock, Meter, PowerTrace, open_meter
 from edgewright.errors import MeterError, PluginError, UsageError
 
 S = 1_000_000_000
@@ -638,3 +638,10 @@ def test_a_file_that_an_instrument_writes_meanwhile_is_placed_by_markers(tmp_pat
     assert found["alignment"]["method"] == "marker" and found["alignment"]["peak"] > 0.6
     assert found["mj_per_inference"] == pytest.approx(1e3 * 3.0 * np.mean(spent), rel=0.1)
     assert (found["meter"], found["origin"]) == ("trace", "measured")
+
+
+def test_a_recording_that_stood_still_before_does_not_stretch_the_windows(tmp_path):
+    moments = [*np.arange(0, 1, 0.01), *np.arange(3600, 3601, 0.01)]
+    rows = [f"{at:.3f},{1 + place % 2}\n" for place, at in enumerate(moments)]
+    (tmp_path / "power.csv").write_text("".join(["t_s,watts\n", *rows]))
+    assert energy._pace(open_meter(f"trace:{tmp_path / 'power.csv'}")) == pytest.approx((100.0, 0.01), rel=0.02)
