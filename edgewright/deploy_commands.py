@@ -62,7 +62,8 @@ def deploy(
     """Put a model on a board as its next version; it runs there once it computes what it computes here.
 
     The file is pushed into a slot of its own and checked by sha256; golden vectors (kept beside the model) are computed by the
-    board's engine and compared; then one rename makes it current. Whatever fails or is killed, the old version runs on.
+    board's engine and compared; then one rename makes it current. Whatever fails or is killed, the old version runs on. A
+    file that runs there already is verified again, with new golden vectors if --samples are others.
     """
     from edgewright import deployment
     from edgewright.commands import data_of
@@ -120,7 +121,8 @@ def deployed(
         return
     table = new_table([(title, "left") for title in ("name", "runs", "model", "sha256", "since", "by", "versions")])
     for one, model in found["models"].items():
-        now, last = model["current"], (model["history"] or [{}])[-1]
+        now = model["current"]
+        last: Mapping[str, Any] = next((entry for entry in reversed(model["history"]) if entry.get("action") != "verify"), {})
         slots = ", ".join(str(slot["slot"]).partition("-")[0] for slot in model["slots"])
         by = f"{last.get('user', '?')}@{last.get('host', '?')}"
         add_row(table, one, now["slot"], now["model"], now["sha256"][:12], str(last.get("when", "?")), by, slots)
@@ -147,14 +149,19 @@ def _answer(context: typer.Context, done: Mapping[str, Any], as_json: bool) -> N
     console = console_of_stdout()
     facts = {
         "device": done["device"],
-        "runs": f"{done['name']} {done['slot']}{' (it ran already)' if done['unchanged'] else ''}",
-        **({} if done["unchanged"] else {"before": done["from"] or "nothing"}),
+        "runs": f"{done['name']} {done['slot']}",
+        **({"note": _again_words(done)} if done["unchanged"] else {"before": done["from"] or "nothing"}),
         "model there": folded(done["model"], max(20, console.width - 20)),
         "golden vectors": _golden_words(done["golden"]),
     }
     if done["removed"]:
         facts["removed"] = ", ".join(done["removed"])
     print_facts(console, facts)
+
+
+def _again_words(done: Mapping[str, Any]) -> str:
+    """What a deploy of the version that runs did."""
+    return f"this file is there already: it was verified again{', with new golden vectors' if done['new_golden'] else ''}"
 
 
 def _golden_words(golden: Mapping[str, Any]) -> str:

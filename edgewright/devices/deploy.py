@@ -2,14 +2,15 @@
 
 A version is a numbered slot. It comes in beside the one that runs, is checked there by sha256, computes its golden vectors
 there, and only then one rename of a symbolic link makes it the current one: whatever is killed, and wherever, one whole
-version is current. What is half-way is removed by the next deploy.
+version is current. What is half-way is removed by the next deploy. The version that runs, deployed once more, is verified
+again; other golden vectors take the place of its own once it has computed them.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -58,8 +59,9 @@ def deploy(
 
     Returns:
         `name`, `slot`, `from` (the slot that ran before), `path`, `model` (the file there, through the link that always
-        leads to the current version), `unchanged` (it ran already, and its golden vectors were computed once more),
-        `golden`, `runtime`, `packages`, `sha256`, `removed` (old slots).
+        leads to the current version), `unchanged` (its files ran already and were verified again), `new_golden` (by other
+        golden vectors than lay there, which were pushed and stay), `golden`, `runtime`, `packages`, `sha256`, `removed` (old
+        slots).
 
     Raises:
         VerificationError: the board computes something else; the version that ran before runs on.
@@ -84,15 +86,14 @@ def deploy(
         "version": __version__,
         **device.runtime,
     }
-    begun = _ask(device, "begin", name=name, sha=record["sha256"])
-    same = ("model", "files", "engine", "runtime", "packages")
-    if (now := begun["current"]) and all(now.get(key) == record[key] for key in same):
-        with suppress(DeviceError):
-            _ask(device, "abandon", name=name)
-        checked = _compute(device, f"{device.folder}/models/{name}/slots/{now['slot']}", record, progress)
-        return _answer(device, name, record, checked, slot=now["slot"], came_from=now["slot"], unchanged=True, removed=[])
+    begun = _ask(device, "begin", timeout_s=600, name=name, sha=record["sha256"])
+    now = begun["current"] or {}
+    same = all(now.get(key) == record[key] for key in ("model", "engine", "runtime", "packages"))
+    differing = {file for file, _ in record["files"].items() ^ now.get("files", {}).items()}
     try:
-        _push(device, files, begun["path"], total, progress)
+        if same and differing <= {golden.name}:
+            return _verify_again(device, name, record, begun, [golden] if differing else [], progress)
+        _push(device, files, begun["path"], progress)
         checked = _compute(device, begun["path"], record, progress)
     except BaseException:
         with suppress(EdgewrightError):
@@ -101,8 +102,7 @@ def deploy(
     entry = _entry("deploy", record, checked)
     record |= {key: entry[key] for key in ("when", "user", "host")}
     done = _ask(device, "commit", timeout_s=600, name=name, slot=begun["slot"], record=record, entry=entry, keep=keep)
-    removed = done["removed"]
-    return _answer(device, name, record, checked, slot=done["slot"], came_from=done["from"], unchanged=False, removed=removed)
+    return _answer(device, name, record, checked, slot=done["slot"], came_from=done["from"], removed=done["removed"])
 
 
 def rollback(device: Device, name: str, to: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def rollback(device: Device, name: str, to: int | None = None, progress: Progres
         record = {**record, **_runtime_of_now(device, progress)}
     checked = _compute(device, found["path"], record, progress)
     done = _ask(device, "switch", name=name, slot=record["slot"], entry=_entry("rollback", record, checked))
-    return _answer(device, name, record, checked, slot=done["slot"], came_from=done["from"], unchanged=False, removed=[])
+    return _answer(device, name, record, checked, slot=done["slot"], came_from=done["from"])
 
 
 def deployed(device: Device, name: str | None = None) -> dict[str, Any]:
@@ -168,8 +168,31 @@ def _ask(device: Device, verb: str, *, timeout_s: float = 60.0, **request: Any) 
     return device.script("slots", {"verb": verb, "folder": device.folder, **request}, timeout_s=timeout_s)
 
 
-def _push(device: Device, files: list[Path], folder: str, total: int, progress: Progress | None) -> None:
-    tell = Shares(progress, total)
+def _verify_again(
+    device: Device,
+    name: str,
+    record: Mapping[str, Any],
+    begun: Mapping[str, Any],
+    vectors: list[Path],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Have the version that runs compute its golden vectors; others than its own are pushed first, and stay if it does."""
+    slot = begun["current"]["slot"]
+    home = f"{device.folder}/models/{name}/slots/{slot}"
+    _push(device, vectors, begun["path"], progress)
+    checked = _compute(device, home, record, progress, begun["path"] if vectors else home)
+    if vectors:
+        what = {"name": name, "slot": slot, "source": begun["slot"], "golden": record["golden"]}
+        changed = {key: record[key] for key in ("files", "bytes")}
+        _ask(device, "renew", timeout_s=600, **what, record=changed, entry=_entry("verify", record, checked))
+    else:
+        with suppress(DeviceError):
+            _ask(device, "abandon", name=name)
+    return _answer(device, name, record, checked, slot=slot, came_from=slot, unchanged=True, new_golden=bool(vectors))
+
+
+def _push(device: Device, files: list[Path], folder: str, progress: Progress | None) -> None:
+    tell = Shares(progress, sum(file.stat().st_size for file in files))
     for file in files:
         device.transport.push(file, f"{folder}/{file.name}", progress=tell.next(file))
 
@@ -179,8 +202,10 @@ def _runtime_of_now(device: Device, progress: Progress | None) -> dict[str, str]
     return device.runtime
 
 
-def _compute(device: Device, folder: str, record: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
-    """Have the board's engine compute a slot's golden vectors; what it tells of them.
+def _compute(
+    device: Device, folder: str, record: Mapping[str, Any], progress: Progress | None, vectors: str = ""
+) -> dict[str, Any]:
+    """Have the board's engine compute golden vectors, the slot's own or those in `vectors`; what it tells of them.
 
     Raises:
         VerificationError: they differ.
@@ -188,7 +213,8 @@ def _compute(device: Device, folder: str, record: Mapping[str, Any], progress: P
     """
     if progress:
         progress(1.0, f"computing golden vectors on {device.board.name}")
-    words = ["-m", "edgewright.runtime", "selftest", f"{folder}/{record['model']}", "--golden", f"{folder}/{record['golden']}"]
+    golden = f"{vectors or folder}/{record['golden']}"
+    words = ["-m", "edgewright.runtime", "selftest", f"{folder}/{record['model']}", "--golden", golden]
     words += ["--engine", str(record["engine"])] if record.get("engine") else []
     done = device.python([*words, "--json"], timeout_s=GOLDEN_TIMEOUT_S)
     found = last_json(done.stdout)
@@ -239,8 +265,9 @@ def _answer(
     *,
     slot: str,
     came_from: str,
-    unchanged: bool,
-    removed: list[str],
+    unchanged: bool = False,
+    new_golden: bool = False,
+    removed: Sequence[str] = (),
 ) -> dict[str, Any]:
     home = f"{device.folder}/models/{name}"
     return {
@@ -249,11 +276,12 @@ def _answer(
         "slot": slot,
         "from": came_from,
         "unchanged": unchanged,
+        "new_golden": new_golden,
         "path": f"{home}/slots/{slot}",
         "model": f"{home}/current/{record['model']}",
         "sha256": record["sha256"],
         "runtime": record.get("runtime", ""),
         "packages": record.get("packages", ""),
         "golden": _summary(checked),
-        "removed": removed,
+        "removed": list(removed),
     }

@@ -121,7 +121,18 @@ def begin(folder: str, name: str, sha: str) -> dict[str, Any]:
     slot = f"{max(numbers, default=0) + 1:04d}-{sha[:8]}"
     half = home / "incoming" / slot
     half.mkdir(parents=True)
-    return {"slot": slot, "path": str(half), "current": slots_of(home).get(pointed(home / "current"))}
+    return {"slot": slot, "path": str(half), "current": running(home)}
+
+
+def running(home: Path) -> dict[str, Any] | None:
+    """The record of the current slot, of its files those alone that are still what it says."""
+    now = pointed(home / "current")
+    record = slots_of(home).get(now)
+    if record is None:
+        return None
+    paths = {file: home / "slots" / now / file for file in record.get("files", {})}
+    whole = {file: sha256(path) for file, path in paths.items() if path.is_file()}
+    return {**record, "files": {file: digest for file, digest in whole.items() if record["files"][file] == digest}}
 
 
 def abandon(folder: str, name: str) -> dict[str, Any]:
@@ -134,15 +145,37 @@ def commit(folder: str, name: str, slot: str, record: dict[str, Any], entry: dic
     """Check what has come in, make it a slot, switch to it, write that down, and remove slots that are too old."""
     home = Path(folder, "models", name)
     half = home / "incoming" / slot
-    for file, wanted in record["files"].items():
-        found = sha256(half / file) if (half / file).is_file() else "none, it is missing"
-        if found != wanted:
-            raise Refused(f"{file} has sha256 {found[:19]} there, expected is {wanted[:16]}", "deploy again")
+    require_files(half, record["files"])
     write(half / "slot.json", json.dumps({**record, "slot": slot}, indent=2) + "\n")
     os.sync()
     half.rename(home / "slots" / slot)
     switched = switch(folder, name, slot, entry)
     return {**switched, "removed": prune(home, keep), "removed_runtimes": sweep_runtimes(Path(folder))}
+
+
+def renew(
+    folder: str, name: str, slot: str, source: str, golden: str, record: dict[str, Any], entry: dict[str, Any]
+) -> dict[str, Any]:
+    """Give the current slot the golden vectors that have come in, once they were computed with its model, and write that down.
+
+    Killed in between, vectors and record do not fit each other: `running` leaves them out, and the next deploy brings them.
+    """
+    home = Path(folder, "models", name)
+    half, target = home / "incoming" / source, home / "slots" / slot
+    require_files(half, {golden: record["files"][golden]})
+    os.sync()
+    (half / golden).replace(target / golden)
+    write(target / "slot.json", json.dumps({**slots_of(home)[slot], **record}, indent=2) + "\n")
+    abandon(folder, name)
+    return switch(folder, name, slot, entry)
+
+
+def require_files(folder: Path, files: dict[str, str]) -> None:
+    """Refuse files that are missing or have another sha256 than they should."""
+    for file, wanted in files.items():
+        found = sha256(folder / file) if (folder / file).is_file() else "none, it is missing"
+        if found != wanted:
+            raise Refused(f"{file} has sha256 {found[:19]} there, expected is {wanted[:16]}", "deploy again")
 
 
 def switch(folder: str, name: str, slot: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +240,7 @@ def sweep(home: Path) -> None:
     """Finish the history of a switch that was killed, and remove what is half-way."""
     settle(home)
     shutil.rmtree(home / "incoming", ignore_errors=True)
-    for half in home.glob("*.new"):
+    for half in (*home.glob("*.new"), *home.glob("slots/*/*.new")):
         half.unlink()
     ran = {entry.get("slot") for entry in history(home)} | {pointed(home / "current")}
     for slot in folders(home / "slots"):
@@ -343,7 +376,7 @@ def sha256(path: Path) -> str:
 
 
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
-    verb.__name__: verb for verb in (survey, install, choose, begin, abandon, commit, switch, target, listing)
+    verb.__name__: verb for verb in (survey, install, choose, begin, abandon, commit, renew, switch, target, listing)
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -189,6 +190,51 @@ def test_samples_are_what_is_computed(local_board, models, tmp_path):
     np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in golden.feeds]), x[:8])
 
 
+def test_other_samples_reach_the_version_that_runs(local_board, models, tmp_path):
+    before = deployment.deploy(models[1], local_board)
+    first = deployment.deploy(models[0], local_board)
+    x = np.arange(40, dtype=np.float32).reshape(10, 4)
+    np.savez(tmp_path / "s.npz", x=x)
+    done = deployment.deploy(models[0], local_board, samples=tmp_path / "s.npz")
+    assert (done["slot"], done["unchanged"], done["new_golden"], done["removed"]) == (first["slot"], True, True, [])
+    assert (done["golden"]["source"], done["golden"]["calls"]) == (str(tmp_path / "s.npz"), 8)
+    there = Path(done["path"])
+    golden = read_golden(there / "watch.tflite.golden.npz")
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in golden.feeds]), x[:8])
+    record = json.loads((there / "slot.json").read_text())
+    assert record["files"] == {name: file_digest(there / name) for name in ("watch.tflite", "watch.tflite.golden.npz")}
+    again = deployment.deploy(models[0], local_board)
+    assert (again["new_golden"], again["golden"]["source"]) == (False, str(tmp_path / "s.npz"))
+    with open_device(local_board, what="x") as device:
+        history = deployed(device, "watch")["models"]["watch"]["history"]
+        assert [entry["action"] for entry in history] == ["deploy", "deploy", "verify"]
+        assert rollback(device, "watch")["slot"] == before["slot"]  # not the same file with the vectors before
+        assert rollback(device, "watch", to=2)["golden"]["source"] == str(tmp_path / "s.npz")
+
+
+def test_vectors_that_the_board_computes_otherwise_do_not_stay(local_board, models):
+    first = deployment.deploy(models[0], local_board)
+    golden = make_golden(models[0], seed=1)
+    wrong = dataclasses.replace(golden, results=tuple({"y": result["y"] + np.float32(1)} for result in golden.results))
+    wrong.write(golden_path(models[0]))
+    with pytest.raises(VerificationError, match="output 'y' on"):
+        deployment.deploy(models[0], local_board)
+    assert read_golden(Path(first["path"], "watch.tflite.golden.npz")).source == "seed 0"
+    with open_device(local_board, what="x") as device:
+        device.ensure_runtime()
+        assert computed(device)["passed"]
+        assert len(deployed(device, "watch")["models"]["watch"]["history"]) == 1
+    assert not list(Path(local_board.folder).rglob("incoming"))
+
+
+def test_damaged_version_is_replaced_by_a_whole_one(local_board, models):
+    first = deployment.deploy(models[0], local_board)
+    Path(first["path"], "watch.tflite").write_bytes(models[1].read_bytes())
+    done = deployment.deploy(models[0], local_board)
+    assert (done["unchanged"], done["slot"][:5], done["from"]) == (False, "0002-", first["slot"])
+    assert file_digest(Path(done["model"])) == file_digest(models[0])
+
+
 def test_samples_fill_the_batch_of_a_model_of_batch_4(local_board, tmp_path):
     model = plus_one_tflite(tmp_path / "m.tflite", batch=4)
     x = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -368,6 +414,22 @@ def test_verbs_tell_what_was_done(verbs, models):
     assert [line.split()[1] for line in out.splitlines() if line.startswith("20")] == ["rollback", "deploy", "deploy"]
     code, out, _ = verbs("deployed", "bench", "--json")
     assert json.loads(out)["models"]["watch"]["current"]["slot"].startswith("0001")
+
+
+def test_verbs_tell_that_a_file_is_there_already(verbs, models):
+    verbs("deploy", models[0], "bench")
+    code, out, err = verbs("deploy", models[0], "bench")
+    assert code == 0, err
+    assert re.search(r"^note +this file is there already: it was verified again *$", out, re.MULTILINE)
+    np.savez("s.npz", x=np.ones((3, 4), np.float32))
+    code, out, err = verbs("deploy", models[0], "bench", "--samples", "s.npz")
+    words = " ".join(out.split())
+    assert code == 0, err
+    assert "this file is there already: it was verified again, with new golden vectors" in words
+    assert "golden vectors 3 inferences (" in words
+    assert "/s.npz), equal outputs" in words
+    code, out, _ = verbs("deployed", "bench", "watch")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("20")] == ["verify", "deploy"]
 
 
 def test_verbs_tell_errors(verbs, models):

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from edgewright import deployment
+from edgewright.artifact import file_digest
 from edgewright.devices.deploy import deployed, rollback
 from edgewright.devices.device import open_device
 from edgewright.errors import DeviceError
-from edgewright.runtime.golden import make_golden
+from edgewright.runtime.golden import golden_path, make_golden
 from edgewright.testing_models import plus_one_tflite, two_by_two_tflite
 
 SCRIPT = Path(__file__).with_name("killed_deploy.py")
@@ -198,3 +199,26 @@ def change(board, models, verb):
         with open_device(board, what="x", wait_s=60) as device:
             return rollback(device, "watch")
     return deployment.deploy(models[1], board, name="watch", wait_s=60)
+
+
+@pytest.mark.slow
+def test_golden_vectors_are_renewed_as_a_whole(local_board, models, tmp_path):
+    first = deployment.deploy(models[0], local_board, name="watch")["slot"]
+    kept = shutil.copytree(local_board.folder, f"{local_board.folder}.kept", symlinks=True)
+    make_golden(models[0], seed=1).write(golden_path(models[0]))
+    for at in itertools.count():
+        shutil.rmtree(local_board.folder)
+        shutil.copytree(kept, local_board.folder, symlinks=True)
+        try:
+            deployment.deploy(models[0], hooked(local_board, tmp_path / "hook", at, "before", "renew"), name="watch", wait_s=60)
+        except DeviceError as error:
+            assert "137" in error.message or "-9" in error.message, error.message
+        else:
+            break
+        assert answers(local_board)[:2] == ("old.tflite", first)
+        done = deployment.deploy(models[0], local_board, name="watch", wait_s=60)
+        assert (done["slot"], done["golden"]["source"]) == (first, "seed 1")
+        record = json.loads(Path(done["path"], "slot.json").read_text())
+        assert record["files"] == {name: file_digest(Path(done["path"], name)) for name in record["files"]}
+        nothing_half_way(local_board)
+    assert at > 5

@@ -38,6 +38,14 @@ class Board:
         found = slots.target(self.folder, "m", None)
         return slots.switch(self.folder, "m", found["record"]["slot"], self.entry("rollback"))
 
+    def renew(self):
+        begun = slots.begin(self.folder, "m", "0" * 8)
+        data = str(self.marks).encode()
+        Path(begun["path"], "g").write_bytes(data)
+        now = begun["current"]
+        record = {"files": {**now["files"], "g": hashlib.sha256(data).hexdigest()}}
+        return slots.renew(self.folder, "m", now["slot"], begun["slot"], "g", record, self.entry("verify"))
+
     @property
     def current(self):
         return (self.home / "current" / "f").read_text()
@@ -48,7 +56,7 @@ class Board:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["deploy", "rollback"]), max_size=12), st.integers(1, 4))
+@given(st.lists(st.sampled_from(["deploy", "rollback", "renew"]), max_size=12), st.integers(1, 4))
 def test_any_order_of_deploys_and_rollbacks(steps, keep):
     with tempfile.TemporaryDirectory() as folder:
         board, ran, names = Board(folder), [], []
@@ -61,6 +69,12 @@ def test_any_order_of_deploys_and_rollbacks(steps, keep):
                 assert len(board.there) <= keep
                 if keep > 1 and len(ran) > 1:
                     assert ran[-2] in board.there  # what a rollback goes to
+            elif step == "renew":
+                if not ran:
+                    continue
+                told = str(board.marks)
+                assert board.renew()["slot"] == ran[-1]
+                assert (board.home / "current" / "g").read_text() == told
             else:
                 earlier = [slot for slot in ran[:-1] if slot in board.there]
                 if not earlier:
@@ -73,6 +87,17 @@ def test_any_order_of_deploys_and_rollbacks(steps, keep):
             assert ran[-1] in board.there
         history = [entry["slot"] for entry in slots.history(board.home)]
         assert history[-1:] == ran[-1:]
+
+
+def test_files_that_are_not_what_the_record_says_are_left_out(tmp_path):
+    board = Board(tmp_path)
+    board.deploy(3)
+    board.renew()
+    assert sorted(slots.running(board.home)["files"]) == ["f", "g"]
+    (board.home / "current" / "g").write_text("changed")
+    assert sorted(slots.running(board.home)["files"]) == ["f"]
+    (board.home / "current" / "f").unlink()
+    assert slots.running(board.home)["files"] == {}
 
 
 def test_changed_file_is_no_slot(tmp_path):
