@@ -12,6 +12,7 @@ from typing import Any
 from edgewright.artifact import Artifact, ModelMeta, looks_like
 from edgewright.detection import Detection
 from edgewright.errors import UsageError
+from edgewright.labels import read_class_names
 from edgewright.preprocess import Preprocess
 from edgewright.runtime.address import parse_address
 from edgewright.runtime.answers import Meaning
@@ -344,7 +345,7 @@ def duration_s(text: str) -> float:
 def _labels(text: str) -> tuple[str, ...]:
     path = Path(text)
     if path.is_file():
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        return read_class_names(path)
     if path.suffix:
         raise UsageError(f"there is no file of labels {path}", hint="pass a text file with a name in each line, or a,b,c")
     return tuple(name.strip() for name in text.split(","))

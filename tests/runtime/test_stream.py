@@ -375,6 +375,17 @@ def test_what_a_model_cannot_be_given_is_refused_before_anything_runs(models, tm
     assert threading.active_count() <= before
 
 
+def test_a_file_of_labels_is_read_as_samples_have_it(models, tmp_path):
+    names, source = tmp_path / "labels.txt", tmp_path / "imu.csv"
+    source.write_text("a,b,c,d\n1,2,3,4\n")
+    names.write_bytes("\ufeffwalk\nrun\n\nsit\nfall\n".encode())
+    with stream_of_texts(models["tflite"], [f"csv:{source}"], task="classification", labels=str(names)) as running:
+        assert running.meaning.labels == ("walk", "run", "sit", "fall")
+    names.write_bytes(b"walk\nr\xfcn\n")
+    with pytest.raises(EdgewrightError, match=r"labels\.txt"):
+        stream_of_texts(models["tflite"], [f"csv:{source}"], task="classification", labels=str(names))
+
+
 def test_a_model_that_cannot_be_loaded_closes_its_sources(models, tmp_path):
     cut = tmp_path / "cut.tflite"
     cut.write_bytes(models["tflite"].read_bytes()[:200])
