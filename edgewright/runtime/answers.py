@@ -20,6 +20,15 @@ from edgewright.tasks import TASKS, decide, default_threshold, reconstruction_sc
 
 __all__ = ["Answerer", "Meaning"]
 
+_TAKEN_BY = {
+    "threshold": ("classification", "multilabel", "anomaly"),
+    "learn": ("anomaly",),
+    "smoothing": ("classification", "anomaly"),
+    "detection": ("detection",),
+    "track": ("detection",),
+}
+"""The tasks that a field of `Meaning` has a sense for."""
+
 _SHOWN = 16
 """Values of an output that are shown where no task is declared."""
 
@@ -64,7 +73,11 @@ class Meaning:
 
     @classmethod
     def of(cls, meta: ModelMeta, **given: Any) -> Meaning:
-        """What an artifact declares, with the user's values in place of its own where they are not None."""
+        """What an artifact declares, with the user's values in place of its own where they are not None.
+
+        Raises:
+            UsageError: as `Meaning`, or a value is given that the task has no use for.
+        """
         extra = meta.extra
         declared: dict[str, Any] = {"task": meta.task, "labels": meta.labels, "threshold": extra.get("threshold")}
         if "detection" in extra:
@@ -76,6 +89,13 @@ class Meaning:
             values["task"] = "detection"
         if values.get("task") == "anomaly" and given.get("learn") and given.get("threshold") is None:
             values["threshold"] = None  # the one that the artifact has is learned anew
+        task = values.get("task") or ("classification" if values.get("labels") else None)
+        for name, tasks in _TAKEN_BY.items():
+            if given.get(name) and task not in tasks:
+                raise UsageError(
+                    f"{name} is given, which {f'the task {task}' if task else 'a model without a task'} has no use for",
+                    hint=f"leave --{name} out, or say --task {' or '.join(tasks)}",
+                )
         return cls(**values)
 
 

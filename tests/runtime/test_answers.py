@@ -59,3 +59,24 @@ def test_a_declared_threshold_is_learned_anew_if_that_is_asked_for():
     assert answer["learning"]
     with pytest.raises(UsageError, match=r"threshold of an anomaly is 0\.25, and is to be learned from 100 windows"):
         Meaning.of(meta, learn=100, threshold=0.25)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": "regression", "smoothing": Smoothing.parse("mean:3")}, "smoothing is given, which the task regression"),
+        ({"smoothing": Smoothing.parse("mean:3")}, "smoothing is given, which a model without a task"),
+        ({"task": "multilabel", "track": True}, "track is given, which the task multilabel"),
+        ({"labels": ("no", "yes"), "learn": 5}, "learn is given, which the task classification"),
+        ({"task": "regression", "threshold": 0.5}, "threshold is given, which the task regression"),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_refused(given, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        Meaning.of(ModelMeta(), **given)
+    assert "leave --" in caught.value.hint
+
+
+def test_what_an_artifact_declares_is_no_mistake_of_the_users():
+    declared = ModelMeta(task="regression", extra={"threshold": 0.5, "smoothing": Smoothing.parse("mean:3").to_json()})
+    assert Meaning.of(declared).task == "regression"
