@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,10 @@ def compare(
             "decides. Or judge by the two reports alone.",
         ),
     ] = True,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", min=0, help="Seconds to wait for another run that holds the board, where it is measured again."),
+    ] = 0.0,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", help="What may differ beside the model in spite of limits: machine, engine, library, ..., all."),
@@ -62,7 +67,7 @@ def compare(
     reports = (read_report(a), read_report(b))
     found = compared(*reports, limits, allow=allowed)
     if rerun and found.doubtful:
-        found = _again(reports, limits, allowed, found)
+        found = _again(reports, limits, allowed, found, wait)
     if as_json:
         invocation_of(context).answer(found.to_json())
     else:
@@ -95,7 +100,11 @@ def limits_of_texts(texts: Sequence[str]) -> dict[str, Limit]:
 
 
 def _again(
-    reports: tuple[Mapping[str, Any], Mapping[str, Any]], limits: Mapping[str, Limit], allowed: Sequence[str], first: Comparison
+    reports: tuple[Mapping[str, Any], Mapping[str, Any]],
+    limits: Mapping[str, Limit],
+    allowed: Sequence[str],
+    first: Comparison,
+    wait_s: float,
 ) -> Comparison:
     """The comparison after both files were measured again; the first one, with a warning, where they cannot be."""
     from edgewright.benchmarks.bench_text import spinner
@@ -107,7 +116,7 @@ def _again(
     if device_of(reports[0]):
         from edgewright.benchmarks.device_bench import measure_again
 
-        measure = measure_again
+        measure = partial(measure_again, wait_s=wait_s)
     needed = max((change.more + min(change.processes) for change in first.changes if change.more), default=0)
     try:
         with spinner("measuring both files again") as update:

@@ -217,7 +217,12 @@ def _beside(meter: str | None) -> Iterator[Callable[[Mapping[str, Any]], dict[st
 
 
 def measure_again(
-    reports: Sequence[Mapping[str, Any]], figures: Sequence[str], processes: int, progress: Progress | None
+    reports: Sequence[Mapping[str, Any]],
+    figures: Sequence[str],
+    processes: int,
+    progress: Progress | None,
+    *,
+    wait_s: float = 0.0,
 ) -> list[Report]:
     """Measure the files of reports again on the board that they were made on, in turns; a `rerun.MeasureAgain`.
 
@@ -226,6 +231,7 @@ def measure_again(
         figures: those that are wanted; energy and latency after idle gaps are measured only if they are among them.
         processes: how many of each file and thread count.
         progress: called with a share between 0 and 1 and a text.
+        wait_s: see `bench_on`.
 
     Returns:
         One report per report, in order.
@@ -240,4 +246,4 @@ def measure_again(
         told = " and ".join(name or "this machine" for name in boards)
         raise UsageError(f"the reports were made on {told}, one board is needed to measure again", hint=how)
     settings = settings_again(reports[0], figures, processes)
-    return bench_on(boards[0], targets_again(reports, how), settings, progress=progress)
+    return bench_on(boards[0], targets_again(reports, how), settings, progress=progress, wait_s=wait_s)

@@ -82,8 +82,9 @@ def examine(
 ) -> tuple[Check, ...]:
     """All checks of a board, in the order of `CHECKS`.
 
-    It changes nothing there but the lock file in our folder, which it holds so that no measurement is disturbed. A board that
-    is not reached, is in use, or goes away in the middle leaves the rest "not checked".
+    It changes nothing there but the lock file in our folder, which it holds so that no measurement is disturbed, and clock
+    governors that a broken-off measurement left changed, which whoever holds the lock sets back. A board that is not reached,
+    is in use, or goes away in the middle leaves the rest "not checked".
 
     Args:
         board: a profile.

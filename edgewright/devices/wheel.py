@@ -22,6 +22,8 @@ STARTS = ("edgewright.runtime.__main__", "edgewright.benchmarks.__main__")
 _ROOT = Path(__file__).parents[1]
 _INFO = f"edgewright-{__version__}.dist-info"
 _DATE = (1980, 1, 1, 0, 0, 0)
+_DATA = (".html", ".toml", ".typed")
+"""Suffixes of what is packed beside the modules: whatever else lies in the folder is no part of the program."""
 """Of every file in the wheel, so that equal files make equal wheels."""
 
 _METADATA = f"""Metadata-Version: 2.1
@@ -107,7 +109,7 @@ def _files() -> list[Path]:
         file
         for folder in {module.parent for module in modules}
         for file in folder.iterdir()
-        if file.is_file() and file.suffix not in (".py", ".pyc", ".pyi") and not file.name.startswith(".")
+        if file.suffix in _DATA and not file.name.startswith(".")
     }
     return [*modules, *beside]
 

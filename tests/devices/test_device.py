@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from packaging import tags
 
+import edgewright
 from edgewright.devices import device as device_module
 from edgewright.devices import lock as lock_module
 from edgewright.devices.device import open_device
@@ -325,6 +326,15 @@ def test_wheel_is_the_same_in_another_process_and_holds_what_a_board_needs():
     assert "edgewright/py.typed" in names
     for unwanted in ("converters", "optimizers", "report_files", "devices", "cli.py", "pipeline.py"):
         assert not [name for name in names if unwanted in name.split("/")]
+
+
+def test_a_stray_file_is_no_part_of_the_wheel():
+    stray = Path(edgewright.__file__).with_name("stray.py.orig")
+    stray.write_text("left by an editor")
+    try:
+        assert "edgewright/stray.py.orig" not in zipfile.ZipFile(io.BytesIO(build_wheel.__wrapped__().data)).namelist()
+    finally:
+        stray.unlink()
 
 
 def test_record_of_the_wheel_is_right_and_pip_takes_it(tmp_path):
