@@ -14,7 +14,10 @@ from edgewright.planning import recipe_schema
 from edgewright.report import report_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-VERBS = ("compress", "convert", "verify", "evaluate", "bench", "run", "inspect", "recipes", "cache", "demo")
+VERBS = (
+    *("compress", "convert", "verify", "evaluate", "run", "inspect", "recipes", "cache", "demo"),
+    *("bench", "report", "compare", "history", "devices", "doctor", "deploy", "deployed", "rollback"),
+)
 
 
 def cli_page() -> str:
