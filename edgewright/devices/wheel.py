@@ -22,9 +22,9 @@ STARTS = ("edgewright.runtime.__main__", "edgewright.benchmarks.__main__")
 _ROOT = Path(__file__).parents[1]
 _INFO = f"edgewright-{__version__}.dist-info"
 _DATE = (1980, 1, 1, 0, 0, 0)
+"""Of every file in the wheel, so that equal files make equal wheels."""
 _DATA = (".html", ".toml", ".typed")
 """Suffixes of what is packed beside the modules: whatever else lies in the folder is no part of the program."""
-"""Of every file in the wheel, so that equal files make equal wheels."""
 
 _METADATA = f"""Metadata-Version: 2.1
 Name: edgewright
