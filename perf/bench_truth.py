@@ -14,8 +14,9 @@ broken off goes on where it was; results of another file, duration, engine relea
    and asks `compare` about two reports that hold the processes of these rounds. "in turns": A against A of the same rounds; which
    of the two is the first is drawn for each round. "one after the other": 15 rounds for the first report, the next 15 for the
    second, as two calls of the command line give them and `compare --no-rerun` judges them. "default": as `compare` judges them by
-   itself: where they are not clearly within the limit the 15 rounds behind them, in turns, decide. The limits are 5 false alarms
-   in 100 and 95 slowdowns caught in 100.
+   itself: where they are not clearly within the limit, the rounds behind them, in turns, decide: 15, or as many as the width
+   of the intervals asks for, 60 at most, and 60 where fewer decide nothing. The limits are 5 false alarms in 100 and 95 slowdowns
+   caught in 100.
 
     .venv/bin/python perf/bench_truth.py [--rounds 12] [--pool 100] [--comparisons 100] [--duration 1] [--engines litert,openvino]
         [--tflite FILE --xml FILE] [--work DIR] [--out FILE] [--part agreement|gate] [--check]
@@ -38,6 +39,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,8 @@ import numpy as np
 from edgewright.artifact import file_sha256
 from edgewright.benchmarks.bench import report_of
 from edgewright.benchmarks.compare import FIGURES, compare
-from edgewright.benchmarks.gate import DEFAULT_LIMIT, GATE_PROCESSES, Limit
-from edgewright.benchmarks.rerun import rerun
+from edgewright.benchmarks.gate import DEFAULT_LIMIT, GATE_PROCESSES, MOST_AGAIN, Limit
+from edgewright.benchmarks.rerun import MeasureAgain, rerun
 from edgewright.runtime.machine import fingerprint, machine
 from edgewright.worker import Limits, run
 
@@ -299,43 +301,41 @@ def pool_of(path: Path, engine: str, args: argparse.Namespace) -> list[tuple[Rec
 
 def pairs_of(
     pool: Sequence[tuple[int, ...]], processes: int, comparisons: int, seed: int
-) -> Iterator[dict[str, tuple[Sides, Sides | None]]]:
-    """By kind of comparison: the processes of both reports, and those of the measurement in turns that decides a doubt.
+) -> Iterator[dict[str, tuple[Sides, Callable[[int], Sides] | None]]]:
+    """By kind of comparison: the processes of both reports, and those of so many rounds in turns that decide a doubt.
 
-    A round of the pool is A, A again, S.
+    A round of the pool is A, A again, S. Each comparison begins at a place of its own; behind the last round comes the first.
     """
     rng = np.random.default_rng(seed)
     for k in range(comparisons):
-        drawn = rng.integers(0, 2, processes)
+        start = k * len(pool) // comparisons
+        order = [*pool[start:], *pool[:start]]
+        drawn = rng.integers(0, 2, len(pool))
+        # A of these rounds, A again, S.
+        sides = [(found[side], found[1 - side], found[2]) for found, side in zip(order, drawn, strict=True)]
+        first, other, slow = map(list, zip(*sides, strict=True))
+        now, later = slice(processes), slice(processes, 2 * processes)
 
-        def turns(rounds: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int], list[int]]:
-            """A of these rounds, A again, S."""
-            sides = [(found[side], found[1 - side], found[2]) for found, side in zip(rounds, drawn, strict=True)]  # noqa: B023
-            first, other, slow = map(list, zip(*sides, strict=True))
-            return first, other, slow
+        def again(side: list[int], count: int, first: list[int] = first) -> Sides:
+            """So many rounds behind those of both reports."""
+            behind = slice(2 * processes, 2 * processes + count)
+            return first[behind], side[behind]
 
-        first, other, slow = turns(_window(pool, processes, k, comparisons))
-        yield {"A/A in turns": ((first, other), None), "slowed, in turns": ((first, slow), None)}
-        both = _window(pool, 2 * processes, k, comparisons)
-        (first, _, _), (later, _, slow) = turns(both[:processes]), turns(both[processes:])
-        yield {"A/A one after the other": ((first, later), None), "slowed, one after the other": ((first, slow), None)}
-        whole = _window(pool, 3 * processes, k, comparisons)
-        (first, _, _), (later, _, slow) = turns(whole[:processes]), turns(whole[processes : 2 * processes])
-        again = turns(whole[2 * processes :])
-        yield {"A/A, default": ((first, later), again[:2]), "slowed, default": ((first, slow), (again[0], again[2]))}
-
-
-def _window(pool: Sequence[Any], size: int, k: int, comparisons: int) -> Sequence[Any]:
-    """So many consecutive rounds; the k-th of the evenly spread places."""
-    start = round(k * (len(pool) - size) / max(1, comparisons - 1))
-    return pool[start : start + size]
+        yield {
+            "A/A in turns": ((first[now], other[now]), None),
+            "slowed, in turns": ((first[now], slow[now]), None),
+            "A/A one after the other": ((first[now], first[later]), None),
+            "slowed, one after the other": ((first[now], slow[later]), None),
+            "A/A, default": ((first[now], first[later]), partial(again, other)),
+            "slowed, default": ((first[now], slow[later]), partial(again, slow)),
+        }
 
 
 def gate(path: Path, engine: str, args: argparse.Namespace) -> tuple[list[str], list[str], bool]:
     """Rows of the table, rows of the spread, and whether all limits were kept."""
     processes = args.processes
-    if args.pool < 3 * processes:
-        raise SystemExit(f"--pool {args.pool} has too few rounds for three measurements of {processes} processes")
+    if args.pool < 2 * processes + MOST_AGAIN:
+        raise SystemExit(f"--pool {args.pool} has too few rounds for two reports of {processes} processes and {MOST_AGAIN} more")
     pool = pool_of(path, engine, args)
     whole = report_of(path, {1: [record for found in pool for record in found]}).to_json()
     own = whole["details"]["processes"]  # a comparison looks at nothing else of these figures
@@ -352,9 +352,10 @@ def gate(path: Path, engine: str, args: argparse.Namespace) -> tuple[list[str], 
                 found = compare(a, b, limits, allow=["throttled"])
                 seen = counts.setdefault((gated, kind), Counter())
                 if again and found.doubtful:
-                    second = _reports(whole, own, again)
-                    found = rerun(a, b, limits, allow=["throttled"], measure=lambda *_: second)  # noqa: B023
+                    measure = _measured(whole, own, again)
+                    found = rerun(a, b, limits, allow=["throttled"], measure=measure)
                     seen["again"] += 1
+                    seen["processes"] += min(found.changes[0].processes)
                 seen[found.verdict or "none"] += 1
     lines, good = [], True
     for (names, kind), seen in counts.items():
@@ -364,7 +365,7 @@ def gate(path: Path, engine: str, args: argparse.Namespace) -> tuple[list[str], 
         good &= met or "default" not in kind  # the others say what its parts are worth
         wanted = f"at least {CAUGHT} %" if slow else f"at most {FALSE_ALARMS} %"
         lines.append(
-            f"| {engine} | {', '.join(names)} | {kind} | {processes} | {seen['again'] if 'default' in kind else ''} "
+            f"| {engine} | {', '.join(names)} | {kind} | {processes} | {_again_words(seen) if 'default' in kind else ''} "
             f"| {alarms} of {total} | {seen['undecided']} | {seen['kept']} | {wanted}{'' if met else ': MISSED'} |"
         )
     return lines, spread_of(pool, engine), good
@@ -374,6 +375,16 @@ def _reports(whole: Mapping[str, Any], own: Sequence[Any], sides: Sides) -> tupl
     """Two reports that hold these processes."""
     a, b = ({**whole, "details": {"processes": [own[place] for place in side]}} for side in sides)
     return a, b
+
+
+def _measured(whole: Mapping[str, Any], own: Sequence[Any], again: Callable[[int], Sides]) -> MeasureAgain:
+    """Stands in for measuring again, by processes of the pool."""
+    return lambda _reports_, _figures, count, _progress: _reports(whole, own, again(count))
+
+
+def _again_words(seen: Mapping[str, int]) -> str:
+    """How often files were measured again, and how many processes that took on average."""
+    return f"{seen['again']}, by {seen['processes'] / seen['again']:.0f} each" if seen["again"] else "0"
 
 
 def spread_of(pool: Sequence[tuple[Record, Record, Record]], engine: str) -> list[str]:

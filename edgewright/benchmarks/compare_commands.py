@@ -25,8 +25,6 @@ __all__ = ["compare", "history"]
 
 log = logging.getLogger("edgewright")
 
-_MOST_RERUN = 40
-
 
 def compare(
     context: typer.Context,
@@ -109,7 +107,6 @@ def _again(
     """The comparison after both files were measured again; the first one, with a warning, where they cannot be."""
     from edgewright.benchmarks.bench_text import spinner
     from edgewright.benchmarks.comparable import device_of
-    from edgewright.benchmarks.gate import GATE_PROCESSES
     from edgewright.benchmarks.rerun import rerun
 
     measure: MeasureAgain | None = None
@@ -117,11 +114,9 @@ def _again(
         from edgewright.benchmarks.device_bench import measure_again
 
         measure = partial(measure_again, wait_s=wait_s)
-    needed = max((change.more + min(change.processes) for change in first.changes if change.more), default=0)
     try:
         with spinner("measuring both files again") as update:
-            processes = min(_MOST_RERUN, max(GATE_PROCESSES, needed))
-            return rerun(*reports, limits, allow=allowed, processes=processes, measure=measure, progress=update)
+            return rerun(*reports, limits, allow=allowed, measure=measure, progress=update)
     except (UsageError, DeviceError) as error:
         log.warning("not measured again: %s", error.message)
         return first

@@ -17,11 +17,13 @@ __all__ = [
     "EXACT",
     "GATE_PROCESSES",
     "LEVEL",
+    "MOST_AGAIN",
     "Difference",
     "Limit",
     "Verdict",
     "difference",
     "difference_of_intervals",
+    "enough_processes",
     "exact_difference",
     "gate_level",
     "judge",
@@ -46,6 +48,11 @@ Simulated, 500 comparisons each, processes log-normal around their file's latenc
 processes caught a slowdown of 10 % in 99.6 to 100 %; where every tenth process was disturbed as well (1.1 to 2.5 times slower)
 10 caught 86 to 93 %, 15 caught 97 to 98 %, with at most 0.6 % of false alarms. Drawn from 47 real processes of MobileNetV2 in
 int8 on a machine where others worked (p50 with 1.2 to 2.7 % of deviation) 15 raised no alarm in 600 and caught all of 600."""
+
+MOST_AGAIN = 60
+"""Processes of each file that measuring again takes at most: some minutes."""
+
+_MARGIN = 1.5
 
 _RANKED = 5
 """Processes of each side from which on ranks are used; below, an interval from ranks is wide or does not exist."""
@@ -223,10 +230,38 @@ def more_processes(found: Difference, limit: float, processes: int, ranked: bool
     half = middle - math.log1p(found.low) if above else math.log1p(found.high) - middle
     if wanted <= 0 or not math.isfinite(half):
         return None
-    if processes < _RANKED:  # Welch's interval is wide for its quantile, too
-        half *= t_quantile_of((1 + LEVEL) / 2, 30) / t_quantile_of((1 + LEVEL) / 2, max(1, 2 * processes - 2))
-    needed = processes * (half / wanted) ** 2
+    needed = processes * (_of_many(half, processes) / wanted) ** 2
     return None if needed > _MOST else max(math.ceil(needed) - processes, least, 1)
+
+
+def enough_processes(found: Difference, limit: float, processes: int) -> int:
+    """How many processes of each side tell a change of twice the limit from one within it.
+
+    With n of them the interval reaches no further than the limit to either side, if it shrinks as 1 / sqrt(n). Its width is an
+    estimate itself, and too small in half of all cases: 1.5 n are taken.
+
+    Args:
+        found: a change, of which the width of its interval counts.
+        limit: allowed change.
+        processes: of the side that has fewer, behind `found`.
+
+    Returns:
+        Between `GATE_PROCESSES` and 60.
+    """
+    if found.low is None or found.high is None or processes < 2:
+        return GATE_PROCESSES
+    half = _of_many((math.log1p(found.high) - math.log1p(found.low)) / 2, processes)
+    reach = math.log1p(limit)
+    if half > reach * math.sqrt(MOST_AGAIN / (_MARGIN * processes)):
+        return MOST_AGAIN
+    return max(GATE_PROCESSES, math.ceil(_MARGIN * processes * (half / reach) ** 2) if half else 0)
+
+
+def _of_many(half: float, processes: int) -> float:
+    """Half an interval's width without what Student's t adds to it where processes are few (`difference`)."""
+    if processes >= _RANKED:
+        return half
+    return half * t_quantile_of((1 + LEVEL) / 2, 30) / t_quantile_of((1 + LEVEL) / 2, max(1, 2 * processes - 2))
 
 
 def _expm1(value: float) -> float:

@@ -12,7 +12,7 @@ from edgewright.benchmarks.bench import BenchTarget, bench_many
 from edgewright.benchmarks.bench_settings import DEFAULTS, BenchSettings
 from edgewright.benchmarks.comparable import device_of, differing, threads_of
 from edgewright.benchmarks.compare import Comparison, as_json, compare
-from edgewright.benchmarks.gate import GATE_PROCESSES, Limit
+from edgewright.benchmarks.gate import EXACT, GATE_PROCESSES, MOST_AGAIN, Limit, enough_processes
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.report import Report
 from edgewright.runtime.machine import fingerprint
@@ -32,7 +32,7 @@ def rerun(
     limits: Mapping[str, Limit],
     *,
     allow: Sequence[str] = (),
-    processes: int = GATE_PROCESSES,
+    processes: int | None = None,
     measure: MeasureAgain | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -46,7 +46,8 @@ def rerun(
         b: the later one.
         limits: as for `compare`.
         allow: as for `compare`.
-        processes: how many of each file and thread count.
+        processes: how many of each file and thread count; None: as the width of the reports' intervals asks for, see
+            `gate.enough_processes`, and once more with the most that are taken if these leave a limit undecided.
         measure: how to measure; None does so on this machine.
         progress: called with a share between 0 and 1 and a text.
 
@@ -58,14 +59,30 @@ def rerun(
         EdgewrightError: what measuring raises.
     """
     old = (as_json(a), as_json(b))
-    again = tuple(map(as_json, (measure or _measure_here)(old, list(limits), processes, progress)))
-    for before, after in zip(old, again, strict=True):
-        if changed := {name: text for name, text in differing(before, after).items() if name != "throttled"}:
-            raise UsageError(
-                f"{before['model']['path']} cannot be measured again as it was: {'; '.join(changed.values())}",
-                hint="measure both anew with 'edgewright bench', one after the other",
-            )
-    return replace(compare(again[0], again[1], limits, allow=allow), before=compare(old[0], old[1], limits, allow=allow))
+    before = compare(old[0], old[1], limits, allow=allow)
+
+    def anew(count: int) -> Comparison:
+        again = tuple(map(as_json, (measure or _measure_here)(old, list(limits), count, progress)))
+        for earlier, later in zip(old, again, strict=True):
+            if changed := {name: text for name, text in differing(earlier, later).items() if name != "throttled"}:
+                raise UsageError(
+                    f"{earlier['model']['path']} cannot be measured again as it was: {'; '.join(changed.values())}",
+                    hint="measure both anew with 'edgewright bench', one after the other",
+                )
+        return compare(again[0], again[1], limits, allow=allow)
+
+    count = processes or _enough(before)
+    found = anew(count)
+    if found.verdict == "undecided" and processes is None and count < MOST_AGAIN:
+        found = anew(MOST_AGAIN)
+    return replace(found, before=before)
+
+
+def _enough(before: Comparison) -> int:
+    """Processes that the figure with the widest interval asks for."""
+    changes = [one for one in before.changes if one.limit is not None and one.found.method != EXACT]
+    counts = [enough_processes(one.found, one.limit or 0.0, min(one.processes)) for one in changes]
+    return max(counts, default=GATE_PROCESSES)
 
 
 def targets_again(reports: Sequence[Mapping[str, Any]], how: str) -> list[BenchTarget]:

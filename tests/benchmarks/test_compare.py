@@ -21,10 +21,12 @@ from edgewright.benchmarks.compare import FIGURES, compare, read_report
 from edgewright.benchmarks.gate import (
     DEFAULT_LIMIT,
     GATE_PROCESSES,
+    MOST_AGAIN,
     Difference,
     Limit,
     difference,
     difference_of_intervals,
+    enough_processes,
     exact_difference,
     gate_level,
     judge,
@@ -175,6 +177,27 @@ def test_false_alarms_and_caught_slowdowns_by_simulation(disturbances):
         caught += judge(difference(a, 1.1 * b), DEFAULT_LIMIT) == "regressed"
     assert alarms <= 0.05 * 400
     assert caught >= 0.95 * 400
+
+
+@pytest.mark.parametrize(("spread", "least", "most"), [(0.01, 15, 15), (0.06, 15, 30), (0.1, 25, 60), (0.5, 60, 60)])
+def test_processes_that_measuring_again_takes_by_simulation(spread, least, most):
+    """Reports of 15 processes tell how many are enough to find a true slowdown of twice the limit."""
+    rng = np.random.default_rng(11)
+    counts, caught = [], 0
+    for _ in range(200):
+        a, b = rng.lognormal(0, spread, (2, GATE_PROCESSES))
+        counts.append(enough_processes(difference(a, b), DEFAULT_LIMIT, GATE_PROCESSES))
+        again = rng.lognormal(0, spread, (2, counts[-1]))
+        caught += judge(difference(again[0], 1.1 * again[1]), DEFAULT_LIMIT) == "regressed"
+    assert least <= np.median(counts) <= most and all(GATE_PROCESSES <= count <= MOST_AGAIN for count in counts)
+    assert caught >= 0.95 * 200 or most == least == MOST_AGAIN, "more than 60 would be needed, which nobody waits for"
+
+
+def test_processes_of_an_interval_that_says_nothing():
+    assert enough_processes(Difference(0.1), 0.05, 1) == GATE_PROCESSES
+    assert enough_processes(Difference(0.1, -0.9, math.inf), 0.05, 2) == MOST_AGAIN
+    assert enough_processes(Difference(0.1, 0.05, 0.15), 0.0, 15) == MOST_AGAIN
+    assert enough_processes(Difference(0.1, 0.1, 0.1), 0.0, 15) == GATE_PROCESSES
 
 
 @pytest.mark.parametrize("figures", [1, 2, 3, 4, 10])
@@ -410,6 +433,21 @@ def test_an_alarm_that_measuring_again_does_not_confirm():
     assert again.calls == [(2, ["p50"], 12)]
     assert found.verdict == change_of(found, "p50").verdict == "kept" and change_of(found, "p50").processes == (12, 12)
     assert found.before == compare(a, b, P50) and found.before.verdict == "regressed"
+    rerun(report(around(2.0, 15, 0.15)), report(around(2.3, 15, 0.15, seed=1)), P50, measure=again)
+    assert 30 < again.calls[-1][2] <= MOST_AGAIN, "wide intervals ask for more"
+
+
+def test_what_is_still_undecided_is_measured_by_more():
+    a, b = report(around(2.0, 15)), report(around(2.3, 15, seed=1))
+    calls = []
+
+    def measure(reports, figures, processes, progress):
+        calls.append(processes)
+        return [report(around(2.1, processes, 0.2, seed=20 + n) if processes < 60 else around(2.0, 60, seed=n)) for n in range(2)]
+
+    found = rerun(a, b, P50, measure=measure)
+    assert calls == [GATE_PROCESSES, MOST_AGAIN] and found.verdict == "kept" and change_of(found, "p50").processes == (60, 60)
+    assert rerun(a, b, P50, measure=measure, processes=15).verdict == "undecided", "a number that was given is not exceeded"
 
 
 def test_an_alarm_that_measuring_again_confirms():
