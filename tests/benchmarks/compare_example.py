@@ -1,6 +1,11 @@
 """Benchmark reports as `bench --json` prints them, from figures of single processes, for tests of what reads them."""
 
 import numpy as np
+import pytest
+
+from edgewright.benchmarks.bench import BenchTarget, bench_many
+from edgewright.benchmarks.bench_settings import BenchSettings
+from edgewright.testing_models import plus_one_tflite
 
 UNITS = {"peak_rss": "bytes", "energy_per_inference": "mJ"}
 KEYS = {
@@ -76,3 +81,11 @@ def report(p50, *, p90=None, threads=(1,), keep=tuple(KEYS), size=1000.0, sha256
 def around(value, count=10, spread=0.01, seed=0):
     """Figures of processes."""
     return list(value * np.random.default_rng(seed).lognormal(0, spread, count))
+
+
+def measured_twice(folder, repeats):
+    """Two reports, as JSON, of one file that took turns with itself."""
+    pytest.importorskip("ai_edge_litert")
+    target = BenchTarget(plus_one_tflite(folder / "plus_one.tflite"))
+    settings = BenchSettings(duration_s=0.02, repeats=repeats, idle_gaps=0, meter="none")
+    return [one.to_json() for one in bench_many([target, target], settings)]

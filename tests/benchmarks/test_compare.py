@@ -4,10 +4,11 @@ import itertools
 import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.compare_example import around, metric, report
+from benchmarks.compare_example import around, measured_twice, metric, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -477,14 +478,8 @@ def test_measuring_again_with_another_engine_is_refused():
 
 
 def test_measuring_again_here(tmp_path):
-    pytest.importorskip("ai_edge_litert")
-    path = plus_one_tflite(tmp_path / "plus_one.tflite")
-    a, b = (
-        one.to_json()
-        for one in bench_many(
-            [BenchTarget(path), BenchTarget(path)], BenchSettings(duration_s=0.02, repeats=2, idle_gaps=0, meter="none")
-        )
-    )
+    a, b = measured_twice(tmp_path, repeats=2)
+    path = Path(a["model"]["path"])
     found = rerun(a, b, {"size": Limit("size", 0.0)}, processes=2, allow=["throttled"])
     assert found.verdict == "kept" and change_of(found, "p50").processes == (2, 2)
     for changes, message in (

@@ -6,14 +6,11 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from benchmarks.compare_example import around, report
+from benchmarks.compare_example import around, measured_twice, report
 
 from edgewright import cli
-from edgewright.benchmarks.bench import BenchTarget, bench_many
-from edgewright.benchmarks.bench_settings import BenchSettings
 from edgewright.benchmarks.compare_commands import compare, history
 from edgewright.benchmarks.history import History, history_file
-from edgewright.testing_models import plus_one_tflite
 
 
 @pytest.fixture(autouse=True)
@@ -106,17 +103,10 @@ def test_an_alarm_that_cannot_be_checked_stands(ours, saved):
 
 
 def test_rerun_clears_a_false_alarm(ours, saved, tmp_path):
-    """B's report says that it is twice as slow; both are the same file, and measured again they are equal."""
-    pytest.importorskip("ai_edge_litert")
-    path = plus_one_tflite(tmp_path / "plus_one.tflite")
-    a, b = (
-        one.to_json()
-        for one in bench_many(
-            [BenchTarget(path), BenchTarget(path)], BenchSettings(duration_s=0.02, repeats=3, idle_gaps=0, meter="none")
-        )
-    )
+    """B's report says that it is a thousand times as slow; both are the same file, and measured again they are equal."""
+    a, b = measured_twice(tmp_path, repeats=3)
     for process in b["details"]["processes"]:
-        process["p50_ms"] *= 20
+        process["p50_ms"] *= 1000
     saved(a=a, b=b)
     arguments = ("compare", "a.json", "b.json", "--max-regression", "p50=1000%", "--allow", "throttled", "--json")
     assert ours(*arguments, "--no-rerun")[0] == 5
@@ -128,15 +118,8 @@ def test_rerun_clears_a_false_alarm(ours, saved, tmp_path):
 
 
 def test_rerun_decides_what_was_undecided(ours, saved, tmp_path):
-    """Two processes each do not tell whether p50 rose by less than a tenfold; 15 each do."""
-    pytest.importorskip("ai_edge_litert")
-    path = plus_one_tflite(tmp_path / "plus_one.tflite")
-    a, b = (
-        one.to_json()
-        for one in bench_many(
-            [BenchTarget(path), BenchTarget(path)], BenchSettings(duration_s=0.02, repeats=2, idle_gaps=0, meter="none")
-        )
-    )
+    """Two processes each do not tell whether p50 rose by less than a tenfold; more of them do."""
+    a, b = measured_twice(tmp_path, repeats=2)
     b["details"]["processes"][1]["p50_ms"] *= 20
     saved(a=a, b=b)
     arguments = ("compare", "a.json", "b.json", "--max-regression", "p50=1000%", "--allow", "throttled", "--json")
