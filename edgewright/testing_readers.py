@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from edgewright.artifact import TensorSpec, files_of
 from edgewright.converters.model_info import ModelInfo
 from edgewright.converters.readers import READERS, find_reader
 from edgewright.errors import ModelError, UnsupportedError
+from edgewright.testing_child import InChild
 from edgewright.worker import Worker
 
 __all__ = ["ReaderCase", "ReaderContract"]
@@ -57,20 +57,13 @@ class ReaderCase:
         return self.reader
 
 
-class ReaderContract:
+class ReaderContract(InChild):
     """What every reader must do. Subclass it in a test module and give it a fixture `case` that returns a ReaderCase."""
 
     @pytest.fixture
     def case(self) -> ReaderCase:
         """The reader under test; subclasses override it."""
         raise NotImplementedError("give the contract suite a fixture 'case'")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def child(cls) -> Iterator[Worker]:
-        """The child process that all models are opened in."""
-        with Worker() as worker:
-            yield worker
 
     def _ask(self, child: Worker, job: str, path: Path) -> Any:
         return child.call(f"edgewright.converters.jobs:{job}", what=f"reading {path}", path=str(path), trust=False, custom=None)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from edgewright.converters.writers import WRITERS, Writer
 from edgewright.errors import EdgewrightError, SamplesError
 from edgewright.samples import open_samples
 from edgewright.step import StepContext
+from edgewright.testing_child import InChild
 from edgewright.testing_models import two_by_two_tflite
 from edgewright.worker import Worker
 
@@ -45,20 +46,13 @@ class WriterCase:
         return cls(cls.Options(**self.options))
 
 
-class WriterContract:
+class WriterContract(InChild):
     """What every writer that takes .tflite artifacts must do. Subclass it and give it a fixture `case`, a WriterCase."""
 
     @pytest.fixture
     def case(self) -> WriterCase:
         """The writer under test; subclasses override it."""
         raise NotImplementedError("give the contract suite a fixture 'case'")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def child(cls) -> Iterator[Worker]:
-        """The child process that all jobs run in."""
-        with Worker() as worker:
-            yield worker
 
     @pytest.fixture
     def model(self, tmp_path: Path) -> Artifact:
