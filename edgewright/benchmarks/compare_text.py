@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgewright.benchmarks.compare import FIGURES, Change, Comparison
-from edgewright.benchmarks.gate import Difference
+from edgewright.benchmarks.gate import EXACT, Difference
 from edgewright.report import Metric
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _limit_text(share: float) -> str:
 def _interval(found: Difference) -> str:
     if found.low is None or found.high is None:
         return "-"
-    return "exact" if found.method == "exact" else f"{change_text(found.low)} to {change_text(found.high)}"
+    return "exact" if found.method == EXACT else f"{change_text(found.low)} to {change_text(found.high)}"
 
 
 def _with_interval(found: Difference) -> str:
@@ -94,7 +94,7 @@ def alarm_text(changes: Sequence[Change]) -> str:
     """The figures that became worse, in one sentence."""
     parts = []
     for one in changes:
-        interval = "" if one.found.method == "exact" else f" ({_interval(one.found)})"
+        interval = "" if one.found.method == EXACT else f" ({_interval(one.found)})"
         rise = change_text(one.found.change).lstrip("+")
         parts.append(f"{_title(one)} rose by {rise}{interval}, {_limit_text(one.limit or 0)} is allowed")
     return "; ".join(parts)
@@ -180,7 +180,7 @@ def _notes(found: Comparison) -> list[str]:
     """What the intervals are, and why one is missing."""
     by_method: dict[str, list[str]] = {}
     for change in found.changes:
-        if change.found.method != "exact":
+        if change.found.method != EXACT:
             by_method.setdefault(change.found.method, []).append(FIGURES[change.figure].title)
     notes = []
     missing = {change.found.method for change in found.changes if change.found.low is None}
