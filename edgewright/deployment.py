@@ -113,8 +113,8 @@ def write_golden(path: str, out: str, samples: Mapping[str, Any] | None, engine:
         samples: JSON of a `SamplesSpec`; None draws inputs.
         engine: name of the engine; None takes the format's own.
     """
+    from edgewright.runtime.engine_choice import open_session
     from edgewright.runtime.golden import make_golden
-    from edgewright.runtime.session import open_session
 
     feeds = None
     if samples is not None:

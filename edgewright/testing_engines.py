@@ -161,6 +161,54 @@ class EngineContract:
                 session.run({"x": np.zeros((0, 4), np.float32)})
             np.testing.assert_array_equal(session.run({"x": x})["y"], x + np.float32(1))
 
+    @pytest.mark.parametrize("more", [True, False])
+    def test_started_ahead(self, session: Session, more: bool) -> None:
+        """Batches started one before the other end in their order with what `run` computes; too many, and none, are refused."""
+        started: list[np.ndarray[Any, Any]] = []
+
+        def end() -> None:
+            got = session.finish()["y"]
+            np.testing.assert_array_equal(got, started.pop(0) + np.float32(1))
+            assert session.computed_ns > 0
+
+        for step in range(7):
+            if len(started) == session.ahead:
+                with pytest.raises(EngineError, match="underway"):
+                    session.start({"x": self.x})
+                end()
+            feed = self.x + np.float32(step)
+            started.append(feed.copy())
+            session.start({"x": feed}, more=more)
+            feed[...] = 0
+        while started:
+            end()
+        with pytest.raises(EngineError, match="no batch is underway"):
+            session.finish()
+        with pytest.raises(ShapeError):
+            session.start({"x": np.zeros((1, 5), np.float32)})
+        np.testing.assert_array_equal(session.run({"x": self.x})["y"], self.x + np.float32(1))
+
+    def test_started_in_other_batches(self, case: EngineCase) -> None:
+        """The batch may change while another one is underway, and what ran before runs again."""
+        if case.free is None:
+            pytest.skip(f"{case.engine} has no files of free batch")
+        with open_session(case.free, engine=case.engine) as session:
+            for sizes in ((1, 3), (3, 1), (2, 2), (1, 3)):
+                feeds = [np.full((size, 4), size, np.float32) for size in sizes[: session.ahead]]
+                for feed in feeds:
+                    session.start({"x": feed})
+                for feed in feeds:
+                    np.testing.assert_array_equal(session.finish()["y"], feed + np.float32(1))
+                np.testing.assert_array_equal(session.run({"x": feeds[-1]})["y"], feeds[-1] + np.float32(1))
+
+    def test_batch_that_is_known(self, case: EngineCase) -> None:
+        """A session that is told its batch computes it as any other, and so do its clones."""
+        x = np.arange(8, dtype=np.float32).reshape(2, 4)
+        with open_session(case.free or case.model, engine=case.engine, batch=2 if case.free else 1) as session:
+            for one in (session, session.clone()):
+                feed = x if case.free else x[:1]
+                np.testing.assert_array_equal(one.run({"x": feed})["y"], feed + np.float32(1))
+
     def test_reset(self, session: Session) -> None:
         """Resetting a model without state changes nothing, before the first run and after."""
         session.reset()

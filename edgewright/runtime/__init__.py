@@ -14,10 +14,11 @@ Importing this package loads NumPy only; an engine's library is imported when a 
 """
 
 from edgewright.runtime.crew import Flow
+from edgewright.runtime.engine_choice import open_session
 from edgewright.runtime.engines import ENGINES
 from edgewright.runtime.frames import Frame, Result, Sink, Source
 from edgewright.runtime.opening import stream
-from edgewright.runtime.session import Execution, Session, open_session
+from edgewright.runtime.session import Execution, Session
 from edgewright.runtime.sinks import SINKS, open_sink
 from edgewright.runtime.sources import SOURCES, open_source
 from edgewright.runtime.stream import Stream

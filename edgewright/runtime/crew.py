@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,6 +24,9 @@ from edgewright.runtime.windows import Windowing
 
 __all__ = ["Crew", "Flow", "Loaded"]
 
+_FEWEST, _MOST, _INPUT_BYTES = 4, 32, 16_000_000
+"""Frames of recorded sources that may wait, and the bytes of prepared inputs that may be kept for them."""
+
 _Inferred: TypeAlias = tuple[int, Item, dict[str, Array], int]
 
 
@@ -32,7 +36,8 @@ class Flow:
 
     Args:
         policy: what to do when the buffer is full, a key of `POLICIES`; None is "oldest" for live sources, "wait" for others.
-        buffer: frames that wait at most; None is 1 for live sources, 4 for others.
+        buffer: frames that wait at most, of each source; None is 1 for live sources, 4 for others, and up to 32 (16 MB) where
+            nothing but the model's inputs has to be kept for them: no images, no deadline.
         workers: threads that infer, each with a session of its own; results keep their order. Models with state need 1.
         deadline_ms: a result that is older counts as late; None: none is.
         rate_hz: frames per second that are taken at most; None takes all.
@@ -122,17 +127,22 @@ class Crew:
             for number, ((name, source), policy) in enumerate(zip(loaded.sources, policies, strict=True))
         ]
         live = any(source.live for _, source in loaded.sources)
-        self._buffer = Buffer([feed.lane for feed in self.feeds], policies, flow.buffer or (1 if live else 4))
+        self._buffer = Buffer(
+            [feed.lane for feed in self.feeds], policies, flow.buffer or (1 if live else self._room(keep_images))
+        )
         self._sessions = _clones(loaded.session, flow.workers)
         self._order, self._pending, self._next = threading.Lock(), {}, 0  # type: ignore[var-annotated]
         self._abandoned = False
         self._active = len(self._sessions)
-        # What comes behind inference is done beside the next one; live results are handed on at once, by the worker itself.
-        self._inferences: queue.Queue[_Inferred | None] | None = None if live else queue.Queue(len(self._sessions))
+        # What comes behind inference is done beside the next one: by the worker itself if its engine has that underway, else by
+        # a thread. Live results are handed on at once.
+        self._ahead = 1 if live else loaded.session.ahead
+        apart = not live and self._ahead == 1
+        self._inferences: queue.Queue[_Inferred | None] | None = queue.Queue(len(self._sessions)) if apart else None
         self.threads = [
             *(self._thread(f"capture {feed.lane.name}", self._capture, feed) for feed in self.feeds),
             *(self._thread(f"infer {n}", self._work, one) for n, one in enumerate(self._sessions)),
-            *([] if live else [self._thread("answer", self._answer)]),
+            *([self._thread("answer", self._answer)] if apart else []),
         ]
 
     def stop(self) -> None:
@@ -164,6 +174,13 @@ class Crew:
         for session in self._sessions:
             session.close()
 
+    def _room(self, keep_images: bool) -> int:
+        """How many frames of recorded sources may wait: more where that evens out slow ones, and only inputs are kept."""
+        if keep_images or self._flow.deadline_ms is not None or not all(feed.early for feed in self.feeds):
+            return _FEWEST
+        bytes_each = max(1, self.feeds[0].prepare.slot().nbytes)
+        return max(_FEWEST, min(_MOST, _INPUT_BYTES // bytes_each))
+
     def _thread(self, name: str, target: Any, *args: Any) -> threading.Thread:
         return threading.Thread(target=target, args=args, name=name, daemon=True)
 
@@ -178,14 +195,22 @@ class Crew:
 
     def _work(self, session: Session) -> None:
         """Infer until nothing more comes."""
+        underway: deque[tuple[int, Item, bool]] = deque()
         try:
-            while (taken := self._buffer.take()) is not None:
-                sequence, item = taken
-                done = (sequence, item, *self._inferred(session, item))
-                if self._inferences is None:
-                    self._deliver(*done)
-                else:
-                    self._inferences.put(done)
+            while True:
+                taken = self._buffer.take(wait=not underway)
+                more = self._ahead > 1 and taken is not None and self._buffer.waiting
+                if taken is not None:
+                    underway.append((*taken, self._begun(session, taken[1], more)))
+                elif not underway:
+                    break
+                if not more or len(underway) == self._ahead:
+                    sequence, item, begun = underway.popleft()
+                    done = (sequence, item, *(self._finished(session, item) if begun else ({}, 0)))
+                    if self._inferences is None:
+                        self._deliver(*done)
+                    else:
+                        self._inferences.put(done)
         except Exception as error:
             self._broken(EngineError(f"a worker ended ({type(error).__name__}: {error})"))
             self._failed()
@@ -211,24 +236,33 @@ class Crew:
                 self._failed()
         self._ended()
 
-    def _inferred(self, session: Session, item: Item) -> tuple[dict[str, Array], int]:
-        """Real outputs and the time that the engine took; none if it failed, and the item says why."""
+    def _begun(self, session: Session, item: Item, more: bool) -> bool:
+        """Begin an inference; False if there is nothing to infer, and the item says why."""
         feed = self.feeds[item.lane]
-        began = time.monotonic_ns()
-        feed.lane.stages["wait"].add(began - item.entered_ns)
+        feed.lane.stages["wait"].add(time.monotonic_ns() - item.entered_ns)
         try:
             if item.fresh and session.stateful:
                 session.reset()
             if item.ready is None and not item.error:
                 feed.make_ready(item)
             if item.ready is None:
-                return {}, 0
+                return False
             if session.stateful and item.ready.dtype.kind == "f" and not np.isfinite(item.ready).all():
                 item.error = "the sample holds NaN or infinite values, which the model's state would keep"
-                return {}, 0
-            start = time.monotonic_ns()
-            found = session.run({session.inputs[0].name: item.ready})
-            took = time.monotonic_ns() - start
+                return False
+            session.start({session.inputs[0].name: item.ready}, more=more)
+            return True
+        except EdgewrightError as error:
+            item.error = error.message
+        except Exception as error:
+            item.error = f"{type(error).__name__}: {error}"
+        return False
+
+    def _finished(self, session: Session, item: Item) -> tuple[dict[str, Array], int]:
+        """Real outputs of the inference that was begun first and its nanoseconds; none if it failed, and the item says why."""
+        try:
+            found = session.finish()
+            took = session.computed_ns
             real = {spec.name: np.asarray(decode(spec, found[spec.name]))[0] for spec in session.outputs}
             broken = [name for name, value in real.items() if not np.isfinite(value).all()]
         except EdgewrightError as error:
@@ -237,7 +271,7 @@ class Crew:
         except Exception as error:
             item.error = f"{type(error).__name__}: {error}"
             return {}, 0
-        feed.lane.stages["infer"].add(took)
+        self.feeds[item.lane].lane.stages["infer"].add(took)
         if broken:
             item.error = f"output '{broken[0]}' of the model holds NaN or infinite values"
             if session.stateful:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from dataclasses import replace
@@ -20,7 +21,7 @@ from edgewright.runtime.windows import Window, Windower, Windowing
 __all__ = ["Feed"]
 
 _FROZEN_S = 2.0
-_SPARE = 16
+_SPARE = 40
 _JUDGED = 3, 6
 """Inferences and frames after which decoding threads are chosen: a file that is opened anew decodes these frames again."""
 
@@ -35,7 +36,7 @@ class Feed:
         prepare: for this source alone.
         answerer: for this source alone.
         window: how samples become windows; None for images and single samples.
-        early: prepare frames before they wait: for sources that wait for room, which loses none of this work.
+        early: frames may be prepared before they wait: for sources that wait for room, which loses none of this work.
         keep_images: items carry their images, so that each frame has an array of its own.
         rate_hz: frames per second that are taken at most.
         downscale: longest side of an image in pixels.
@@ -62,12 +63,13 @@ class Feed:
         self.last_ns: int = 0
         self.over = self.reading = False
         self._windower = Windower(window) if window is not None and source.kind == "sensor" else None
-        self._early, self._keep_images, self._tell = early, keep_images, tell
+        self.early, self._keep_images, self._tell = early, keep_images, tell
         self._downscale = downscale
         self._period_ns = None if rate_hz is None else int(1e9 / rate_hz)
         self._due_ns: int | None = None
-        self._spare: list[Array] = []
         self._raw: Array | None = None
+        self._raw_spare: list[Array] = []
+        self._ready_spare: list[Array] = []
         self._seen = self._alike = self._skipped = 0
         self._balanced = not (early and source.adapts)
 
@@ -82,7 +84,7 @@ class Feed:
             while not buffer.stopped and (frame := self._read()) is not None:
                 self.last_ns = frame.captured_ns
                 self.lane.stages["capture"].add(time.monotonic_ns() - start)
-                for item in self._items(frame):
+                for item in self._items(frame, self.early and buffer.waiting):
                     self._enter(buffer, item)
                 self._count_skipped()
                 self._balance()
@@ -97,9 +99,11 @@ class Feed:
 
     def make_ready(self, item: Item) -> None:
         """Prepare a frame; what is wrong with it stands in the item."""
-        start = time.monotonic_ns()
+        start, into = time.monotonic_ns(), None
+        with contextlib.suppress(IndexError):
+            into = self._ready_spare.pop()
         try:
-            item.ready = self.prepare(item.frame.data, self._spare.pop() if self._early and self._spare else None)
+            item.ready = self.prepare(item.frame.data, into)
         except EdgewrightError as error:
             item.error = error.message
         except Exception as error:  # of OpenCV, for example: this frame fails, the stream goes on
@@ -108,10 +112,12 @@ class Feed:
         self.lane.stages["prepare"].add(item.prepare_ns)
 
     def reuse(self, item: Item) -> None:
-        """A frame has ended: its array is free for another one."""
-        array = item.ready if self._early and self.prepare.quick else item.frame.data if item.ours else None
-        if array is not None and len(self._spare) < _SPARE:
-            self._spare.append(array)
+        """A frame has ended: its arrays are free for another one."""
+        if item.ours and len(self._raw_spare) < _SPARE:
+            self._raw_spare.append(item.frame.data)
+        # What is not quick may be a view of something else.
+        if self.prepare.quick and item.ready is not None and item.ready.base is None and len(self._ready_spare) < _SPARE:
+            self._ready_spare.append(item.ready)
 
     def to_json(self) -> dict[str, Any]:
         """The account."""
@@ -146,8 +152,11 @@ class Feed:
         if lost is not None:
             self.reuse(lost)
 
-    def _items(self, frame: Frame) -> list[Item]:
-        """What a frame becomes: nothing where it is one too many, windows for sensors, else itself."""
+    def _items(self, frame: Frame, busy: bool) -> list[Item]:
+        """What a frame becomes: nothing where it is one too many, windows for sensors, else itself.
+
+        It is prepared here if the workers are busy; one that waits for it prepares it itself.
+        """
         if self._windower is not None:
             try:
                 return [self._windowed(window) for window in self._windower.push(frame)]
@@ -162,24 +171,23 @@ class Feed:
             self._compare(frame)
             item.frame = self._smaller(frame)
             item.image = item.frame.data if self._keep_images else None
-        if self._early:
+        if busy:
             self.make_ready(item)
         self._next_raw(frame.data, item)
         return [item]
 
     def _next_raw(self, data: Array, item: Item) -> None:
         """Choose what the next frame is read into: the same array again unless this frame takes it along."""
-        copied = item.frame.data is not data
-        if self.source.kind != "image" or (self._keep_images and not copied):
+        if self.source.kind != "image" or item.image is data:
             return
-        item.ours = data is self._raw and not self._early and not copied
-        if self._early or copied:
+        if item.ready is not None or item.frame.data is not data:
             fits = self._raw is not None and self._raw.shape == data.shape
             self._raw = self._raw if fits else np.empty_like(data)
             return
+        item.ours = data is self._raw
         if item.ours or self._raw is None or self._raw.shape != data.shape:
-            self._spare = [array for array in self._spare if array.shape == data.shape]
-            self._raw = self._spare.pop() if self._spare else np.empty_like(data)
+            self._raw_spare = [array for array in self._raw_spare if array.shape == data.shape]
+            self._raw = self._raw_spare.pop() if self._raw_spare else np.empty_like(data)
 
     def _smaller(self, frame: Frame) -> Frame:
         """The frame with its image no larger than was asked for."""
@@ -195,7 +203,7 @@ class Feed:
     def _windowed(self, window: Window) -> Item:
         frame = Frame(window.data, window.index, window.captured_ns, window.recorded_ns)
         item = Item(self.number, frame, fresh=window.fresh)
-        if self._early:
+        if self.early:
             self.make_ready(item)
         return item
 
@@ -213,8 +221,7 @@ class Feed:
 
     def _compare(self, frame: Frame) -> None:
         """Count frames that equal the one before, and tell of a live source that has frozen."""
-        rows, columns = (max(1, size // 64) for size in frame.data.shape[:2])
-        digest = zlib.crc32(frame.data[::rows, ::columns].tobytes())
+        digest = _digest(frame.data)
         if digest != self._seen:
             self._seen, self._alike = digest, 0
             return
@@ -233,3 +240,11 @@ class Feed:
         elif new > 0:
             self.lane.captured += new
             self.lane.drop("source", new)
+
+
+def _digest(image: Array) -> int:
+    """A checksum of about 64 by 64 pixels of an image."""
+    rows, columns = (max(1, size // 64) for size in image.shape[:2])
+    if image.ndim == 3 and image.flags.c_contiguous:
+        image = image.view(f"V{image.itemsize * image.shape[2]}")[..., 0]  # pixels are copied as one, which is quicker
+    return zlib.crc32(image[::rows, ::columns].tobytes())

@@ -23,7 +23,8 @@ import numpy as np
 
 from edgewright.artifact import TensorSpec, file_sha256, write_atomic
 from edgewright.errors import ArtifactError, VerificationError
-from edgewright.runtime.session import Array, Session, open_session
+from edgewright.runtime.engine_choice import open_session
+from edgewright.runtime.session import Array, Session
 
 __all__ = ["Golden", "check_golden", "compare", "drawn_values", "golden_path", "make_golden", "read_golden", "require_golden"]
 

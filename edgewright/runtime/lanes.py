@@ -106,8 +106,12 @@ class Buffer:
             self._filled.notify()
             return lost
 
-    def take(self) -> tuple[int, Item] | None:
-        """The next frame with its number in the order of taking, lanes in turn; None when no more will come."""
+    def take(self, *, wait: bool = True) -> tuple[int, Item] | None:
+        """The next frame with its number in the order of taking, lanes in turn; None when no more will come.
+
+        Args:
+            wait: for a frame; if not, None where none is there now.
+        """
         with self._filled:
             while True:
                 for step in range(len(self._waiting)):
@@ -117,7 +121,7 @@ class Buffer:
                         self._sequence += 1
                         self._freed.notify_all()
                         return self._sequence - 1, self._waiting[place].popleft()
-                if self._stopped or not any(self._open):
+                if not wait or self._stopped or not any(self._open):
                     return None
                 self._filled.wait()
 
@@ -126,6 +130,11 @@ class Buffer:
         with self._filled:
             self._open[lane] = False
             self._filled.notify_all()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame is there to be taken."""
+        return any(self._waiting)
 
     @property
     def stopped(self) -> bool:

@@ -18,9 +18,10 @@ from edgewright.runtime.address import parse_address
 from edgewright.runtime.answers import Meaning
 from edgewright.runtime.crew import Flow, Loaded
 from edgewright.runtime.decisions import Smoothing
+from edgewright.runtime.engine_choice import engine_of
 from edgewright.runtime.frames import Sink, Source
 from edgewright.runtime.fused import FusedSource
-from edgewright.runtime.session import Session, engine_of
+from edgewright.runtime.session import Session
 from edgewright.runtime.sinks import open_sink
 from edgewright.runtime.sources import open_source
 from edgewright.runtime.stream import Stream
@@ -108,7 +109,7 @@ class _Loading:
 
         def load() -> None:
             try:
-                self._outcome = engine(path, threads=threads, exact=exact)
+                self._outcome = engine(path, threads=threads, exact=exact, batch=1)
             except BaseException as error:  # raised where the session is asked for
                 self._outcome = error
 

@@ -1,4 +1,4 @@
-"""One model loaded by one engine: what every engine does alike, and which engine takes which file."""
+"""One model loaded by one engine: what every engine does alike."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
+from time import monotonic_ns
 from types import TracebackType
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from edgewright.artifact import TensorSpec, looks_like
-from edgewright.errors import EdgewrightError, EngineError, ModelError, ShapeError, UnsupportedError, UsageError
-from edgewright.runtime.engines import ENGINES
+from edgewright.artifact import TensorSpec
+from edgewright.errors import EdgewrightError, EngineError, ShapeError, UnsupportedError, UsageError
 from edgewright.runtime.placed import OpTime, Placement
 
-__all__ = ["Array", "Execution", "Session", "Shape", "engine_of", "open_session"]
+__all__ = ["Array", "Execution", "Session", "Shape"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Shape: TypeAlias = tuple[int, ...]
@@ -63,6 +63,7 @@ class Session(ABC):
         path: the model file.
         threads: threads that one call may compute with, at least 1.
         exact: compute float ops in float32 even where the engine would choose a lower precision by itself.
+        batch: samples of every run, if that is known: engines that plan anew for each batch need not; None leaves it free.
 
     Raises:
         EngineError: the engine cannot load the file.
@@ -83,21 +84,28 @@ class Session(ABC):
     """In the model's order, with the file's own dtypes."""
     stateful: bool = False
     """Whether a run may depend on those before, so that one session must see one source's samples alone, in order."""
+    ahead: int = 1
+    """Batches that may be underway at once, from `start` to `finish`; more than 1 keeps an engine busy between two of them."""
+    computed_ns: int = 0
+    """Nanoseconds that the engine computed the batch that was finished last, without waiting for the one before."""
     execution: Execution
     """The precision and the device that the engine really uses."""
     arena_why_absent: str = ""
     """Why the last `arena_bytes` was None; empty if it was not."""
 
-    def __init__(self, path: Path, *, threads: int = 1, exact: bool = False) -> None:
+    def __init__(self, path: Path, *, threads: int = 1, exact: bool = False, batch: int | None = None) -> None:
         if threads < 1:
             raise UsageError(f"threads is {threads}, at least 1 is needed", hint="pass threads=1 or more")
         self.path = path
         self.threads = threads
         self.exact = exact
+        self.batch = batch
         self._owner = _NOBODY
         self._owner_name = ""
         self._closed = False
         self._claiming = threading.Lock()
+        self._underway = 0
+        self._ended: dict[str, Array] = {}
         try:
             self._load()
         except EdgewrightError:
@@ -141,6 +149,16 @@ class Session(ABC):
 
     # What an engine may write besides.
 
+    def _begin(self, feeds: Mapping[str, Array], more: bool) -> None:
+        """Begin to compute feeds as `_execute` gets them; written together with `_end` by an engine whose `ahead` is above 1."""
+        start = monotonic_ns()
+        self._ended = self._execute(feeds)
+        self.computed_ns = monotonic_ns() - start
+
+    def _end(self) -> dict[str, Array]:
+        """Outputs of what was begun first, waited for, as `_execute` returns them; sets `computed_ns`."""
+        return self._ended
+
     def _arena(self) -> tuple[int | None, str]:
         """Bytes of the memory that holds activations, or None and the reason."""
         return None, f"{self.engine} does not tell how much memory it plans for activations"
@@ -177,6 +195,57 @@ class Session(ABC):
             ShapeError: an input is missing, unknown, or has another shape or dtype.
             EngineError: the session is closed, belongs to another thread, or the engine failed.
         """
+        self._fit(feeds)
+        try:
+            return self._execute(feeds)
+        except Exception as error:
+            raise self._failed("run", error) from error
+
+    def start(self, feeds: Mapping[str, Array], *, more: bool = True) -> None:
+        """Begin to compute one batch; `finish` gives its outputs. At most `ahead` batches are underway at a time.
+
+        An engine whose `ahead` is 1 computes here, others compute while the caller does something else.
+
+        Args:
+            feeds: as for `run`, which must not be called meanwhile.
+            more: whether another batch is going to be started before this one is finished; if not, it may be computed here.
+
+        Raises:
+            ShapeError: as for `run`.
+            EngineError: as for `run`, or `ahead` batches are underway.
+        """
+        self._fit(feeds)
+        if self._underway >= self.ahead:
+            raise EngineError(
+                f"{self._underway} batches are underway in the session of {self.path.name}, {self.ahead} may be",
+                hint="finish the one that was started first",
+            )
+        try:
+            self._begin(feeds, more)
+        except Exception as error:
+            raise self._failed("run", error) from error
+        self._underway += 1
+
+    def finish(self) -> dict[str, Array]:
+        """Wait for the batch that was started first.
+
+        Returns:
+            As `run` does.
+
+        Raises:
+            EngineError: the engine failed, none is underway, or as for `run`.
+        """
+        self._mine()
+        if not self._underway:
+            raise EngineError(f"no batch is underway in the session of {self.path.name}", hint="start one first")
+        self._underway -= 1
+        try:
+            return self._end()
+        except Exception as error:
+            raise self._failed("run", error) from error
+
+    def _fit(self, feeds: Mapping[str, Array]) -> None:
+        """Let feeds pass that are as the last ones were, and check others in full; refuse a closed session and other threads."""
         if get_ident() != self._owner:
             self._claim()
         try:
@@ -189,10 +258,6 @@ class Session(ABC):
             fits = False
         if not fits:
             self._admit(feeds)
-        try:
-            return self._execute(feeds)
-        except Exception as error:
-            raise self._failed("run", error) from error
 
     def reset(self) -> None:
         """Clear the state that a recurrent or otherwise stateful model keeps; nothing for a model without state.
@@ -283,7 +348,7 @@ class Session(ABC):
         """
         if self._closed:
             raise self._is_closed()
-        return type(self)(self.path, threads=self.threads, exact=self.exact)
+        return type(self)(self.path, threads=self.threads, exact=self.exact, batch=self.batch)
 
     def close(self) -> None:
         """Free the model. Closing twice is allowed, closing while a run is underway in another thread is not."""
@@ -408,69 +473,3 @@ def _check(spec: TensorSpec, dtype: np.dtype[Any], value: Array) -> None:
         )
     if 0 in value.shape:
         raise ShapeError(f"input '{spec.name}' has shape {value.shape} and so no values", hint="pass at least one sample")
-
-
-def open_session(path: Path | str, *, engine: str | None = None, threads: int = 1, exact: bool = False) -> Session:
-    """Load a model file into an inference engine.
-
-    Args:
-        path: a .tflite, .onnx or OpenVINO .xml file; the content decides, not the name.
-        engine: a name in `ENGINES`; None takes the engine made for the file's format.
-        threads: threads that one call may compute with.
-        exact: compute float ops in float32 even where the engine would choose a lower precision by itself, as OpenVINO
-            does on CPUs with bfloat16 instructions.
-
-    Returns:
-        A session that belongs to the thread that runs it first.
-
-    Raises:
-        EngineError: there is no such file, no engine takes its format, or the engine cannot load it.
-        MissingPackageError: the engine's package is not installed.
-        PluginError: there is no engine of this name.
-        UsageError: `threads` is less than 1.
-    """
-    return engine_of(path, engine)(Path(path), threads=threads, exact=exact)
-
-
-def engine_of(path: Path | str, engine: str | None = None) -> type[Session]:
-    """The engine that `open_session` loads a file into: its first bytes are read, nothing is loaded.
-
-    Args:
-        path: see `open_session`.
-        engine: see `open_session`.
-
-    Raises:
-        EngineError: there is no such file, or no engine takes its format.
-        PluginError: there is no engine of this name.
-    """
-    path = Path(path)
-    try:
-        found = looks_like(path)
-    except ModelError as error:
-        raise EngineError(error.message, error.hint) from error
-    cls = ENGINES.get(engine) if engine is not None else _made_for(path, found)
-    if found not in cls.formats:
-        raise EngineError(
-            f"the engine {cls.engine} takes {' and '.join(cls.formats)} files, {path} is {found or 'of no known format'}",
-            hint=_advice(found),
-        )
-    return cls
-
-
-def _made_for(path: Path, found: str | None) -> type[Session]:
-    """The engine whose own format this is."""
-    if found is not None:
-        for name in ENGINES.names():
-            cls = ENGINES.get(name)
-            if cls.formats[0] == found:
-                return cls
-    raise EngineError(f"no engine runs {path}: it is {found or 'of no known model format'}", hint=_advice(found))
-
-
-def _advice(found: str | None) -> str:
-    """What to do with a file of a format that is not runnable, or not by the engine asked for."""
-    if found in ("keras", "h5", "saved_model"):
-        return "convert it first: edgewright convert MODEL --to tflite"
-    if found is None:
-        return "check that the file is whole: .tflite, .onnx and OpenVINO .xml files are recognised by their first bytes"
-    return "leave the engine out, and the one made for the format is taken"

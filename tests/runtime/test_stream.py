@@ -16,10 +16,10 @@ from edgewright.errors import EdgewrightError, EngineError, SinkError, SourceErr
 from edgewright.preprocess import Preprocess, encode
 from edgewright.runtime import Flow, Frame, Sink, Source, Windowing, stream
 from edgewright.runtime.accounting import Lane, Resources, Timings
+from edgewright.runtime.engine_choice import engine_of
 from edgewright.runtime.lanes import Buffer, Item
 from edgewright.runtime.opening import duration_s, stream_of_texts
 from edgewright.runtime.prepare import Prepare
-from edgewright.runtime.session import engine_of
 
 
 class Rows(Source):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,54 @@ def import_openvino() -> Any:
     return openvino
 
 
+class _Request:
+    """An infer request, and the arrays that it reads and writes.
+
+    Args:
+        of: OpenVINO's own.
+    """
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+        self.shapes: tuple[Shape, ...] | None = None
+        self.began_ns = 0
+        self._feeds: list[tuple[str, Array]] = []
+        self._results: list[tuple[str, int, Array | None]] = []
+
+    def bind(self, shapes: tuple[Shape, ...], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Have it read and write these tensors, by name and in the model's order; outputs that are None are fetched."""
+        self.shapes = None
+        for index, tensor in enumerate(inputs.values()):
+            self.of.set_input_tensor(index, tensor)
+        for index, tensor in enumerate(outputs.values()):
+            if tensor is not None:
+                self.of.set_output_tensor(index, tensor)
+        self._feeds = [(name, tensor.data) for name, tensor in inputs.items()]
+        self._results = [
+            (name, index, None if tensor is None else tensor.data) for index, (name, tensor) in enumerate(outputs.items())
+        ]
+        self.shapes = shapes
+
+    def fill(self, feeds: Mapping[str, Array]) -> None:
+        """Copy feeds into the inputs."""
+        for name, array in self._feeds:
+            array[...] = feeds[name]
+
+    def results(self) -> dict[str, Array]:
+        """Copies of the outputs."""
+        return {
+            name: (self.of.get_output_tensor(index).data if bound is None else bound).copy()
+            for name, index, bound in self._results
+        }
+
+
 @ENGINES.register("openvino")
 class OpenVinoSession(Session):
     """A model in OpenVINO's CPU plug-in.
 
-    Inputs, and outputs of fixed shape, are bound once to tensors that are reused by every run. Scales of integer inputs
+    Inputs, and outputs of fixed shape, are bound once to tensors that are reused by every run. Of two batches that are
+    underway, OpenVINO begins with the second one as soon as the first is done, before anybody asks for its outputs. Scales
+    of integer inputs
     and outputs are read from the model's rt_info at ("edgewright", "io"): JSON {name: {"scale": s, "zero_point": z}};
     names of tensors that have several from ("edgewright", "names"): {"inputs": [..], "outputs": [..]}.
     """
@@ -108,15 +152,27 @@ class OpenVinoSession(Session):
         sources = (port.get_node().input_value(0).get_node().get_type_name() for port in model.outputs)
         self._passed = {index for index, kind in enumerate(sources) if kind == "Parameter"}
         self._compiled = core.compile_model(model, "CPU", self._config())
-        self._request = self._compiled.create_infer_request()
-        self.stateful = bool(self._request.query_state())
+        first = self._compiled.create_infer_request()
+        self._free, self._busy = [_Request(first)], deque[_Request | None]()
+        self._shapes: tuple[Shape, ...] = ()
+        self._ended_ns = 0
+        self.stateful = bool(first.query_state())
+        self.ahead = 1 if self.stateful else 2
         self.execution = _execution(self._compiled)
 
     def _read(self, core: Any) -> Any:
-        """The file's model; a .tflite file's ops have no names, and would be numbered anew with every reading."""
+        """The file's model, its free batch fixed where that is known.
+
+        A .tflite file's ops have no names, and would be numbered anew with every reading.
+        """
         model = core.read_model(str(self.path))
         if looks_like(self.path) == "tflite":
             name_anew(model)
+        shapes = [port.get_partial_shape() for port in model.inputs]
+        if self.batch is not None and all(shape.rank.is_static and len(shape) and shape[0].is_dynamic for shape in shapes):
+            for shape in shapes:
+                shape[0] = self._ov.Dimension(self.batch)
+            model.reshape(dict(zip(model.inputs, shapes, strict=True)))
         return model
 
     def _config(self) -> dict[str, Any]:
@@ -133,38 +189,65 @@ class OpenVinoSession(Session):
         return config
 
     def _bind(self, shapes: tuple[Shape, ...]) -> None:
-        """Bind tensors to inputs and to computed outputs of fixed shape; the others are fetched after each run."""
-        tensor = self._ov.Tensor
-        feeds, results = [], []
-        for index, (spec, shape) in enumerate(zip(self.inputs, shapes, strict=True)):
-            bound = tensor(self._compiled.inputs[index].get_element_type(), self._ov.Shape(shape))
-            self._request.set_input_tensor(index, bound)
-            feeds.append((spec.name, bound.data))
-        for index, spec in enumerate(self.outputs):
-            if index in self._passed or None in spec.shape:
-                results.append((spec.name, index, None))
-                continue
-            bound = tensor(self._compiled.outputs[index].get_element_type(), self._ov.Shape([n or 0 for n in spec.shape]))
-            self._request.set_output_tensor(index, bound)
-            results.append((spec.name, index, bound.data))
-        self._feeds: tuple[tuple[str, Array], ...] = tuple(feeds)
-        self._results: tuple[tuple[str, int, Array | None], ...] = tuple(results)
+        self._shapes = shapes
+        if not self._busy:
+            self._fitting(self._free[0])
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        for name, array in self._feeds:
-            array[...] = feeds[name]
-        self._request.infer()
-        results = {}
-        for name, index, bound in self._results:
-            results[name] = self._request.get_output_tensor(index).data.copy() if bound is None else bound.copy()
-        return results
+        request = self._fitting(self._free[0])
+        request.fill(feeds)
+        request.of.infer()
+        return request.results()
+
+    def _begin(self, feeds: Mapping[str, Array], more: bool) -> None:
+        if not more and not self._busy:  # another thread would only have to be woken, and to wake this one
+            super()._begin(feeds, more)
+            self._busy.append(None)
+            return
+        if not self._free:
+            self._free.append(_Request(self._compiled.create_infer_request()))
+        request = self._fitting(self._free.pop())
+        request.fill(feeds)
+        request.began_ns = monotonic_ns()
+        request.of.start_async()
+        self._busy.append(request)
+
+    def _end(self) -> dict[str, Array]:
+        request = self._busy.popleft()
+        if request is None:
+            return super()._end()
+        self._free.append(request)
+        request.of.wait()
+        # OpenVINO's own latency is from its start, in milliseconds, with the time that it waited behind another one.
+        ended_ns = request.began_ns + round(1e6 * request.of.latency)
+        self.computed_ns, self._ended_ns = ended_ns - max(request.began_ns, self._ended_ns), ended_ns
+        return request.results()
+
+    def _fitting(self, request: _Request) -> _Request:
+        """The request, bound to tensors of the inputs' shapes, and to such of computed outputs of fixed shape."""
+        if request.shapes == self._shapes:
+            return request
+        compiled = self._compiled
+
+        def tensor(port: Any, shape: Shape) -> Any:
+            return self._ov.Tensor(port.get_element_type(), self._ov.Shape(shape))
+
+        inputs = [tensor(port, shape) for port, shape in zip(compiled.inputs, self._shapes, strict=True)]
+        outputs = [
+            None
+            if index in self._passed or None in spec.shape
+            else tensor(compiled.outputs[index], tuple(size or 0 for size in spec.shape))
+            for index, spec in enumerate(self.outputs)
+        ]
+        names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
+        request.bind(self._shapes, dict(zip(names[0], inputs, strict=True)), dict(zip(names[1], outputs, strict=True)))
+        return request
 
     def _reset(self) -> None:
-        self._request.reset_state()
+        self._free[0].of.reset_state()
 
     def _release(self) -> None:
-        self._feeds = self._results = ()
-        self._request = self._compiled = None
+        self._free, self._busy, self._compiled = [], deque(), None
 
     def _arena(self) -> tuple[int | None, str]:
         return None, "OpenVINO's CPU plug-in does not tell how much memory it plans for activations"
