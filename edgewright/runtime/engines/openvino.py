@@ -220,7 +220,8 @@ class OpenVinoSession(Session):
         request.of.wait()
         # OpenVINO's own latency is from its start, in milliseconds, with the time that it waited behind another one.
         ended_ns = request.began_ns + round(1e6 * request.of.latency)
-        self.computed_ns, self._ended_ns = ended_ns - max(request.began_ns, self._ended_ns), ended_ns
+        self.computed_ns = max(0, ended_ns - max(request.began_ns, self._ended_ns))
+        self._ended_ns = ended_ns
         return request.results()
 
     def _fitting(self, request: _Request) -> _Request:
