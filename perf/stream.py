@@ -2,7 +2,8 @@
 
 Every side is a fresh process that decodes the same h264 clip, runs the same int8 MobileNetV2 (224x224, random weights) and adds
 up the winning classes, which must agree; sides take turns, medians are printed. The limit is the smaller of 1 / max(decode and
-prepare, infer), each measured alone on one thread, and cores / (CPU seconds per frame of both).
+prepare, infer), each measured alone on one thread, and cores / (CPU seconds per frame of both). Shares of it and speeds beside
+ours are taken round by round, since the machine may change its speed from one to the next.
 
     .venv/bin/python perf/stream.py [--rounds 5] [--clips 480p,720p,1080p] [--engines litert,openvino] [--work DIR] [--out FILE]
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -33,6 +35,8 @@ SIDES = {
     "litert": (OURS, "serial", "queue", "supervision"),
     "openvino": (OURS, "serial", "queue", "async_queue", "model_api", "supervision"),
 }
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Quantiles of Student's t at 97.5 % for 1 to 9 degrees of freedom."""
 PEERS = ("model_api", "supervision")
 PACKAGES = {
     "model_api": ["openvino-model-api"],
@@ -355,11 +359,27 @@ def measure(work: Path, name: str, model: Path, engine: str, clip: Path) -> dict
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def limit_of(decode: dict[str, Any], infer: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Seconds of decoding and of inference, CPU seconds of both, and the frames per second that they allow at most."""
+    seconds = [one["seconds"] / one["frames"] for one in (decode, infer)]
+    cpu = sum(one["cpu_s"] / one["frames"] for one in (decode, infer))
+    return (*seconds, cpu, min(1 / max(seconds), (os.cpu_count() or 1) / cpu))  # type: ignore[return-value]
+
+
+def against(logs: list[float]) -> str:
+    """How much faster a side is than ours, with Student's 95 % interval over the rounds' logarithms."""
+    low = high = middle = statistics.mean(logs)
+    if len(logs) > 1:
+        half = STUDENT[min(len(logs), len(STUDENT) + 1) - 2] * statistics.stdev(logs) / len(logs) ** 0.5
+        low, high = middle - half, middle + half
+    return f"{100 * math.expm1(middle):+.1f} % ({100 * math.expm1(low):+.1f} to {100 * math.expm1(high):+.1f})"
+
+
 def table(work: Path, clips: list[str], engines: list[str], rounds: int) -> list[str]:
     """The printed lines."""
     lines = [
-        "| clip | engine | side | frames/s | of the limit | CPU ms a frame | same classes |",
-        "|---|---|---|---:|---:|---:|---|",
+        "| clip | engine | side | frames/s | of the limit | beside ours, 95 % | CPU ms a frame | same classes |",
+        "|---|---|---|---:|---:|---:|---:|---|",
     ]
     models = models_of(work)
     for clip_name in clips:
@@ -371,26 +391,24 @@ def table(work: Path, clips: list[str], engines: list[str], rounds: int) -> list
                 for name in names if number % 2 == 0 else reversed(names):
                     found[name].append(measure(work, name, models[engine], engine, clip))
                     print(f"{clip_name} {engine} round {number + 1}: {name} {found[name][-1]}", file=sys.stderr)
-            decode, infer = (
-                statistics.median(one["seconds"] / one["frames"] for one in found[name]) for name in ("decode", "infer")
-            )
-            cpu = sum(statistics.median(one["cpu_s"] / one["frames"] for one in found[name]) for name in ("decode", "infer"))
-            limit = min(1 / max(decode, infer), (os.cpu_count() or 1) / cpu)
+            limits = [limit_of(decode, infer) for decode, infer in zip(found["decode"], found["infer"], strict=True)]
+            decode, infer, cpu, limit = (statistics.median(one[at] for one in limits) for at in range(4))
             head = f"decode + prepare {1000 * decode:.2f} ms, infer {1000 * infer:.2f} ms, CPU {1000 * cpu:.2f} ms"
-            lines.append(f"| {clip_name} | {engine} | limit ({head}) | {limit:.1f} | 1.00 | | |")
+            lines.append(f"| {clip_name} | {engine} | limit ({head}) | {limit:.1f} | 1.00 | | | |")
             classes = next((one["classes"] for one in found["serial"] if "classes" in one), None)
+            ours = [one["frames"] / one["seconds"] for one in found[OURS]]
             for name in SIDES[engine]:
-                right = [one for one in found[name] if "error" not in one]
-                if not right:
-                    lines.append(
-                        f"| {clip_name} | {engine} | {NAMES.get(name, name)} | failed: {found[name][0]['error']} | | | |"
-                    )
+                if wrong := [one["error"] for one in found[name] if "error" in one]:
+                    lines.append(f"| {clip_name} | {engine} | {NAMES.get(name, name)} | failed: {wrong[0]} | | | | |")
                     continue
-                speed = statistics.median(one["frames"] / one["seconds"] for one in right)
-                used = statistics.median(1000 * one["cpu_s"] / one["frames"] for one in right)
-                same = "yes" if all(one["classes"] == classes for one in right) else "no"
+                speeds = [one["frames"] / one["seconds"] for one in found[name]]
+                share = statistics.median(speed / one[3] for speed, one in zip(speeds, limits, strict=True))
+                used = statistics.median(1000 * one["cpu_s"] / one["frames"] for one in found[name])
+                beside = "" if name == OURS else against([math.log(a / b) for a, b in zip(speeds, ours, strict=True)])
+                same = "yes" if all(one["classes"] == classes for one in found[name]) else "no"
                 title = f"**{name}**" if name == OURS else NAMES[name]
-                lines.append(f"| {clip_name} | {engine} | {title} | {speed:.1f} | {speed / limit:.2f} | {used:.1f} | {same} |")
+                speed = statistics.median(speeds)
+                lines.append(f"| {clip_name} | {engine} | {title} | {speed:.1f} | {share:.2f} | {beside} | {used:.1f} | {same} |")
     return lines
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--meter", default=DEFAULTS.meter, help=f"a power meter NAME[:OPTION], auto or none (default {DEFAULTS.meter})"
     )
     bench.add_argument("--marker", action="store_true", help="begin and end the metered inferences with a pattern of load")
+    bench.add_argument("--while-heard", action="store_true", help="end when standard input does: whoever asked is gone")
     for flag, name, kind, default, what in _NUMBERS:
         bench.add_argument(flag, dest=name, type=kind, default=default, help=f"{what} (default {default:g})")
     meters = verbs.add_parser("meters", help="list the power meters, and why one cannot be read here")
@@ -58,8 +61,17 @@ _NUMBERS: tuple[tuple[str, str, type, float, str], ...] = (
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
     """Measure as the arguments say."""
+    if args.while_heard:
+        threading.Thread(target=_end_with_input, name="hear", daemon=True).start()
     plain = ("engine", "threads", "exact", "profile", "meter", "meter_root", "marker")
     return measure(args.model, **{name: getattr(args, name) for name in (*plain, *(number[1] for number in _NUMBERS))})
+
+
+def _end_with_input() -> None:
+    """End the process, whatever it does, when its standard input ends."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
 
 
 def _meters(args: argparse.Namespace) -> dict[str, Any]:

@@ -79,6 +79,8 @@ def bench_on(
         with device.governed(settings.meter_root) as remark, device.temporary() as folder:
             places = [_pushed(device, Path(target.path), f"{folder}/{at}", tell) for at, target in enumerate(files)]
             there = {id(target): place for target, place in zip(files, places, strict=True)}
+            # One that runs on after this run was killed would take the board's time from the next.
+            heard = "stdin" in device.transport.caps
             read_there = "none" if lacking else "marker" if external else _preferred(device, meter)
 
             def measure(target: BenchTarget, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,10 +88,11 @@ def bench_on(
                 command += ["--engine", target.engine] if target.engine else []
                 command += ["--exact"] if target.exact else []
                 command += ["--profile"] if how["profile"] else []
+                command += ["--while-heard"] if heard else []
                 command += [str(word) for name, flag in _FLAGS.items() for word in (flag, how[name])]
                 beside = meter if external and not lacking else None
                 with _in_our_words(target.path, there[id(target)]), _beside(beside) as energy:
-                    found = device.json(command, timeout_s=settings.limits.timeout_s)
+                    found = device.json(command, timeout_s=settings.limits.timeout_s, heard=heard)
                     asked = {"settings": {**found["settings"], "meter": meter}}  # not what stood for it on the board
                     return {**found, **asked, "energy": _named(lacking or energy(found["energy"]), device.board.name)}
 

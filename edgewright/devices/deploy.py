@@ -72,27 +72,28 @@ def deploy(
     if keep < 1:
         raise UsageError(f"keep is {keep}, at least the version that is deployed must stay", hint=f"leave it out to keep {KEEP}")
     files = _files(model, golden)
-    total = sum(file.stat().st_size for file in files)
-    space_check(device.board, device.survey(), total, model.name)
-    device.ensure_runtime(wheels, progress)
-    space_check(device.board, device.survey(), total, model.name)
     record: dict[str, Any] = {
         "model": model.name,
         "golden": golden.name,
         "sha256": file_sha256(model),
-        "bytes": total,
+        "bytes": sum(file.stat().st_size for file in files),
         "files": {file.name: file_digest(file) for file in files},
         "engine": engine,
         "version": __version__,
-        **device.runtime,
     }
+    device.survey()  # refuses a Python that is too old for what follows
     begun = _ask(device, "begin", timeout_s=600, name=name, sha=record["sha256"])
     now = begun["current"] or {}
-    same = all(now.get(key) == record[key] for key in ("model", "engine", "runtime", "packages"))
     differing = {file for file, _ in record["files"].items() ^ now.get("files", {}).items()}
+    there = differing <= {golden.name} and all(now.get(key) == record[key] for key in ("model", "engine"))
+    missing = [golden] if there and differing else [] if there else files
     try:
-        if same and differing <= {golden.name}:
-            return _verify_again(device, name, record, begun, [golden] if differing else [], progress)
+        _need_space(device, missing, model.name)  # before the runtime is brought, which may be larger by far
+        device.ensure_runtime(wheels, progress)
+        record |= device.runtime
+        if there and all(now.get(kind) == record[kind] for kind in device.runtime):
+            return _verify_again(device, name, record, begun, missing, progress)
+        _need_space(device, files, model.name)
         _push(device, files, begun["path"], progress)
         checked = _compute(device, begun["path"], record, progress)
     except BaseException:
@@ -189,6 +190,11 @@ def _verify_again(
         with suppress(DeviceError):
             _ask(device, "abandon", name=name)
     return _answer(device, name, record, checked, slot=slot, came_from=slot, unchanged=True, new_golden=bool(vectors))
+
+
+def _need_space(device: Device, files: list[Path], what: str) -> None:
+    if files:
+        space_check(device.board, device.survey(), sum(file.stat().st_size for file in files), what)
 
 
 def _push(device: Device, files: list[Path], folder: str, progress: Progress | None) -> None:

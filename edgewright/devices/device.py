@@ -159,6 +159,7 @@ class Device:
         *,
         timeout_s: float,
         env: Mapping[str, str] | None = None,
+        heard: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run the board's Python with our package, after `ensure_runtime`.
@@ -167,6 +168,7 @@ class Device:
             arguments: what follows the interpreter, for example ["-m", "edgewright.runtime", "probe", "--json"].
             timeout_s: after which the command is ended there.
             env: more variables.
+            heard: see `Link.run`.
             on_line: gets each line of both outputs as it comes.
 
         Raises:
@@ -176,7 +178,7 @@ class Device:
         words = list(arguments)
         if words[:1] == ["-m"] and tuple(self.survey()["python"][:2]) < (3, 11):
             words = ["-c", _RUN_MODULE, *words[1:]]
-        return self._run([*self._interpreter, *words], timeout_s, env=variables, on_line=on_line)
+        return self._run([*self._interpreter, *words], timeout_s, env=variables, heard=heard, on_line=on_line)
 
     def json(
         self,
@@ -184,6 +186,7 @@ class Device:
         *,
         timeout_s: float,
         env: Mapping[str, str] | None = None,
+        heard: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """The last JSON object that a command of `python` prints.
@@ -191,7 +194,7 @@ class Device:
         Raises:
             DeviceError: it ended with an error, in the board's own words, or printed no JSON.
         """
-        done = self.python(arguments, timeout_s=timeout_s, env=env, on_line=on_line)
+        done = self.python(arguments, timeout_s=timeout_s, env=env, heard=heard, on_line=on_line)
         answer = last_json(done.stdout)
         if done.code or answer is None:
             raise self.failure(done, f"run python {shlex.join(arguments)[:120]}")
@@ -220,11 +223,12 @@ class Device:
         timeout_s: float,
         *,
         env: Mapping[str, str] | None = None,
+        heard: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         if self._lock and self._lock.lost:
             raise DeviceError(f"the lock of {self.board.name} was lost: {self._lock.lost}", hint="run it again")
-        return self.transport.run(argv, timeout_s=timeout_s, env=env, on_line=on_line)
+        return self.transport.run(argv, timeout_s=timeout_s, env=env, heard=heard, on_line=on_line)
 
     def _install(self, kind: str, digest: str, files: Sequence[Path], tell: Shares) -> None:
         """Push wheels into a temporary folder and have them unpacked into `kind/digest`, which appears whole."""

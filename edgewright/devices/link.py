@@ -106,6 +106,7 @@ class Link(ABC):
         timeout_s: float = 60,
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
+        heard: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a command to its end; an exit code other than 0 is no error here.
@@ -115,6 +116,7 @@ class Link(ABC):
             timeout_s: the command is ended there after this time.
             env: variables that are set for it.
             stdin: what it reads.
+            heard: leave its input open until it has ended, so that it hears the end of this run or of the connection there.
             on_line: called with each line of standard output and standard error as it comes, without its newline.
 
         Raises:
@@ -124,7 +126,7 @@ class Link(ABC):
         try:
             if stdin:  # in a thread of its own: a command that does not read must still meet its time limit
                 threading.Thread(target=_write_all, args=(running, stdin), daemon=True).start()
-            else:
+            elif not heard:
                 running.close_stdin()
             return running.follow(timeout_s, on_line)
         finally:

@@ -325,6 +325,21 @@ def test_too_little_space_is_told_before_anything_is_pushed(local_board, models)
     assert not list(Path(local_board.folder).rglob("incoming/*"))
 
 
+def test_full_board_verifies_what_runs_there_again(local_board, models):
+    """It takes no space that the board does not have: golden vectors alone if they are others."""
+    first = deployment.deploy(models[0], local_board)
+    with open_device(local_board, what="x") as device:
+        used = device.survey()["used_bytes"]
+    full = dataclasses.replace(local_board, flash_bytes=used)
+    again = deployment.deploy(models[0], full)
+    assert again["unchanged"] and again["slot"] == first["slot"]
+    make_golden(models[0], seed=1).write(golden_path(models[0]))
+    with pytest.raises(DeviceError, match=r"needs .* are left of the"):
+        deployment.deploy(models[0], full)
+    room = dataclasses.replace(local_board, flash_bytes=used + 2 * golden_path(models[0]).stat().st_size)
+    assert deployment.deploy(models[0], room)["new_golden"]
+
+
 def test_torn_line_of_the_history_costs_that_line_alone(local_board, models):
     deployment.deploy(models[0], local_board)
     history = Path(local_board.folder, "models", "watch", "history.jsonl")

@@ -90,18 +90,16 @@ class _Request:
         self._feeds: list[tuple[str, Array]] = []
         self._results: list[tuple[str, int, Array | None]] = []
 
-    def bind(self, shapes: tuple[Shape, ...], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Have it read and write these tensors, by name and in the model's order; outputs that are None are fetched."""
+    def bind(self, shapes: tuple[Shape, ...], inputs: Sequence[tuple[str, Any]], outputs: Sequence[tuple[str, Any]]) -> None:
+        """Have it read and write these named tensors, in the model's order; outputs that are None are fetched."""
         self.shapes = None
-        for index, tensor in enumerate(inputs.values()):
+        for index, (_, tensor) in enumerate(inputs):
             self.of.set_input_tensor(index, tensor)
-        for index, tensor in enumerate(outputs.values()):
+        for index, (_, tensor) in enumerate(outputs):
             if tensor is not None:
                 self.of.set_output_tensor(index, tensor)
-        self._feeds = [(name, tensor.data) for name, tensor in inputs.items()]
-        self._results = [
-            (name, index, None if tensor is None else tensor.data) for index, (name, tensor) in enumerate(outputs.items())
-        ]
+        self._feeds = [(name, tensor.data) for name, tensor in inputs]
+        self._results = [(name, index, None if tensor is None else tensor.data) for index, (name, tensor) in enumerate(outputs)]
         self.shapes = shapes
 
     def fill(self, feeds: Mapping[str, Array]) -> None:
@@ -233,15 +231,16 @@ class OpenVinoSession(Session):
         def tensor(port: Any, shape: Shape) -> Any:
             return self._ov.Tensor(port.get_element_type(), self._ov.Shape(shape))
 
-        inputs = [tensor(port, shape) for port, shape in zip(compiled.inputs, self._shapes, strict=True)]
+        inputs = [
+            (spec.name, tensor(port, shape)) for spec, port, shape in zip(self.inputs, compiled.inputs, self._shapes, strict=True)
+        ]
         outputs = [
-            None
+            (spec.name, None)
             if index in self._passed or None in spec.shape
-            else tensor(compiled.outputs[index], tuple(size or 0 for size in spec.shape))
+            else (spec.name, tensor(compiled.outputs[index], tuple(size or 0 for size in spec.shape)))
             for index, spec in enumerate(self.outputs)
         ]
-        names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
-        request.bind(self._shapes, dict(zip(names[0], inputs, strict=True)), dict(zip(names[1], outputs, strict=True)))
+        request.bind(self._shapes, inputs, outputs)
         return request
 
     def _reset(self) -> None:
