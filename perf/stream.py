@@ -5,7 +5,8 @@ up the winning classes, which must agree; sides take turns, medians are printed.
 prepare, infer), each measured alone on one thread, and cores / (CPU seconds per frame of both). Shares of it and speeds beside
 ours are taken round by round, since the machine may change its speed from one to the next.
 
-    .venv/bin/python perf/stream.py [--rounds 5] [--clips 480p,720p,1080p] [--engines litert,openvino] [--work DIR] [--out FILE]
+    .venv/bin/python perf/stream.py [--rounds 5] [--clips 480p,720p,1080p] [--engines litert,openvino] [--sides queue,...] [--work DIR]
+        [--out FILE]
 
 Peers live in environments of their own in the work folder (openvino-model-api, supervision), made on the first run.
 """
@@ -375,7 +376,7 @@ def against(logs: list[float]) -> str:
     return f"{100 * math.expm1(middle):+.1f} % ({100 * math.expm1(low):+.1f} to {100 * math.expm1(high):+.1f})"
 
 
-def table(work: Path, clips: list[str], engines: list[str], rounds: int) -> list[str]:
+def table(work: Path, clips: list[str], engines: list[str], rounds: int, wanted: list[str]) -> list[str]:
     """The printed lines."""
     lines = [
         "| clip | engine | side | frames/s | of the limit | beside ours, 95 % | CPU ms a frame | same classes |",
@@ -385,7 +386,8 @@ def table(work: Path, clips: list[str], engines: list[str], rounds: int) -> list
     for clip_name in clips:
         clip = clip_of(work, clip_name)
         for engine in engines:
-            names = ("decode", "infer", *SIDES[engine])
+            sides = [name for name in SIDES[engine] if name in wanted]
+            names = ("decode", "infer", *sides)
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
             for number in range(rounds):
                 for name in names if number % 2 == 0 else reversed(names):
@@ -395,9 +397,9 @@ def table(work: Path, clips: list[str], engines: list[str], rounds: int) -> list
             decode, infer, cpu, limit = (statistics.median(one[at] for one in limits) for at in range(4))
             head = f"decode + prepare {1000 * decode:.2f} ms, infer {1000 * infer:.2f} ms, CPU {1000 * cpu:.2f} ms"
             lines.append(f"| {clip_name} | {engine} | limit ({head}) | {limit:.1f} | 1.00 | | | |")
-            classes = next((one["classes"] for one in found["serial"] if "classes" in one), None)
+            classes = found[OURS][0].get("classes")
             ours = [one["frames"] / one["seconds"] for one in found[OURS]]
-            for name in SIDES[engine]:
+            for name in sides:
                 if wrong := [one["error"] for one in found[name] if "error" in one]:
                     lines.append(f"| {clip_name} | {engine} | {NAMES.get(name, name)} | failed: {wrong[0]} | | | | |")
                     continue
@@ -418,6 +420,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clips", default=",".join(CLIPS))
     parser.add_argument("--engines", default="litert,openvino")
+    parser.add_argument("--sides", default=",".join(NAMES), help="peers to run beside ours")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edgewright-stream")
     parser.add_argument("--out", type=Path)
     for name in ("--side", "--model", "--engine", "--clip"):
@@ -427,7 +430,7 @@ def main() -> None:
         print(json.dumps(run_side(args.side, args.model, args.engine, args.clip)))
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    lines = table(args.work, args.clips.split(","), args.engines.split(","), args.rounds)
+    lines = table(args.work, args.clips.split(","), args.engines.split(","), args.rounds, [OURS, *args.sides.split(",")])
     text = (
         "\n".join(lines)
         + f"\n\n{platform.machine()}, {os.cpu_count()} cores, {args.rounds} rounds, load {os.getloadavg()[0]:.1f} at the end.\n"
