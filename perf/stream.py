@@ -5,8 +5,8 @@ up the winning classes, which must agree; sides take turns, medians are printed.
 prepare, infer), each measured alone on one thread, and cores / (CPU seconds per frame of both). Shares of it and speeds beside
 ours are taken round by round, since the machine may change its speed from one to the next.
 
-    .venv/bin/python perf/stream.py [--rounds 5] [--clips 480p,720p,1080p] [--engines litert,openvino] [--sides queue,...] [--work DIR]
-        [--out FILE]
+    .venv/bin/python perf/stream.py [--rounds 5] [--clips 480p,720p,1080p] [--engines litert,openvino]
+        [--sides queue,...] [--work DIR] [--out FILE]
 
 Peers live in environments of their own in the work folder (openvino-model-api, supervision), made on the first run.
 """
