@@ -174,6 +174,24 @@ def test_models_with_state_are_not_started_ahead(tmp_path):
     np.testing.assert_allclose(got, np.cumsum(data, axis=0), rtol=1e-4, atol=1e-4)
 
 
+def test_models_are_compiled_for_one_sample_where_they_can_be(models, tmp_path):
+    with open_session(models["openvino_free"], batch=1) as session:
+        assert session.inputs[0].shape == (1, 4)
+    with open_session(models["openvino_free"]) as session:
+        assert session.inputs[0].shape == (None, 4)
+    openvino = pytest.importorskip("openvino")
+    ops = openvino.opset13
+    x = ops.parameter([-1, 4], np.float32, name="x")
+    y = ops.reshape(x, ops.constant(np.array([3, 4], np.int64)), False)
+    openvino.save_model(openvino.Model([ops.result(y)], [x], "of three"), tmp_path / "three.xml", compress_to_fp16=False)
+    with open_session(tmp_path / "three.xml", batch=1) as session:
+        data = rows(3)
+        (found,) = session.run({session.inputs[0].name: data}).values()
+        np.testing.assert_array_equal(found, data)
+    found = list(stream(tmp_path / "three.xml", Rows(rows(5))))
+    assert [one.status for one in found] == ["failed"] * 5 and "three.xml" in found[0].error
+
+
 # --- room for frames, and who prepares them -----------------------------------------------------------------------------
 
 

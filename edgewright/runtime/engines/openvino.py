@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic_ns
@@ -170,7 +170,8 @@ class OpenVinoSession(Session):
         if self.batch is not None and all(shape.rank.is_static and len(shape) and shape[0].is_dynamic for shape in shapes):
             for shape in shapes:
                 shape[0] = self._ov.Dimension(self.batch)
-            model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+            with suppress(RuntimeError):  # a graph that takes no such batch is left as it is, and says so when it runs
+                model.reshape(dict(zip(model.inputs, shapes, strict=True)))
         return model
 
     def _config(self) -> dict[str, Any]:
