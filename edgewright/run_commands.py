@@ -43,7 +43,10 @@ def run(
         str | None,
         typer.Option("--policy", help="When the buffer is full: wait, oldest, newest.  [default: oldest if live, else wait]"),
     ] = None,
-    buffer: Annotated[int | None, typer.Option("--buffer", min=1, help="Frames that wait at most.  [1 if live, else 4]")] = None,
+    buffer: Annotated[
+        int | None,
+        typer.Option("--buffer", min=1, help="Frames of a source that wait at most.  [default: 1 if live, else 4 to 32]"),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that infer; results keep their order.")] = 1,
     deadline: Annotated[str | None, typer.Option("--deadline", help="Older results are flagged as late: 100ms.")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="Frames per second that are taken at most.")] = None,

@@ -172,6 +172,10 @@ class EngineContract:
             assert session.computed_ns >= 0
 
         for step in range(7):
+            if started:
+                for refused in (lambda: session.run({"x": self.x}), session.reset):
+                    with pytest.raises(EngineError, match="underway"):
+                        refused()
             if len(started) == session.ahead:
                 with pytest.raises(EngineError, match="underway"):
                     session.start({"x": self.x})

@@ -398,7 +398,7 @@ def table(work: Path, clips: list[str], engines: list[str], rounds: int, wanted:
             head = f"decode + prepare {1000 * decode:.2f} ms, infer {1000 * infer:.2f} ms, CPU {1000 * cpu:.2f} ms"
             lines.append(f"| {clip_name} | {engine} | limit ({head}) | {limit:.1f} | 1.00 | | | |")
             classes = found[OURS][0].get("classes")
-            ours = [one["frames"] / one["seconds"] for one in found[OURS]]
+            ours = [one["frames"] / one["seconds"] for one in found[OURS] if "error" not in one]
             for name in sides:
                 if wrong := [one["error"] for one in found[name] if "error" in one]:
                     lines.append(f"| {clip_name} | {engine} | {NAMES.get(name, name)} | failed: {wrong[0]} | | | | |")
@@ -406,7 +406,11 @@ def table(work: Path, clips: list[str], engines: list[str], rounds: int, wanted:
                 speeds = [one["frames"] / one["seconds"] for one in found[name]]
                 share = statistics.median(speed / one[3] for speed, one in zip(speeds, limits, strict=True))
                 used = statistics.median(1000 * one["cpu_s"] / one["frames"] for one in found[name])
-                beside = "" if name == OURS else against([math.log(a / b) for a, b in zip(speeds, ours, strict=True)])
+                beside = (
+                    ""
+                    if name == OURS or len(ours) < rounds
+                    else against([math.log(a / b) for a, b in zip(speeds, ours, strict=True)])
+                )
                 same = "yes" if all(one["classes"] == classes for one in found[name]) else "no"
                 title = f"**{name}**" if name == OURS else NAMES[name]
                 speed = statistics.median(speeds)

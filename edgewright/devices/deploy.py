@@ -88,7 +88,7 @@ def deploy(
     there = differing <= {golden.name} and all(now.get(key) == record[key] for key in ("model", "engine"))
     missing = [golden] if there and differing else [] if there else files
     try:
-        _need_space(device, missing, model.name)  # before the runtime is brought, which may be larger by far
+        _need_space(device, missing, model.name)  # before the runtime is brought
         device.ensure_runtime(wheels, progress)
         record |= device.runtime
         if there and all(now.get(kind) == record[kind] for kind in device.runtime):

@@ -36,8 +36,8 @@ class Flow:
 
     Args:
         policy: what to do when the buffer is full, a key of `POLICIES`; None is "oldest" for live sources, "wait" for others.
-        buffer: frames that wait at most, of each source; None is 1 for live sources, 4 for others, and up to 32 (16 MB) where
-            nothing but the model's inputs has to be kept for them: no images, no deadline.
+        buffer: frames that wait at most, of each source; None is 1 for live sources, 4 for others, and up to 32 (of 16 MB in all)
+            where they wait by policy and nothing but the model's inputs has to be kept for them: no images, no deadline.
         workers: threads that infer, each with a session of its own; results keep their order. Models with state need 1.
         deadline_ms: a result that is older counts as late; None: none is.
         rate_hz: frames per second that are taken at most; None takes all.

@@ -174,7 +174,7 @@ class Feed:
         if busy:
             self.make_ready(item)
         self._next_raw(frame.data, item)
-        return [item]
+        return [_let_go(item)]
 
     def _next_raw(self, data: Array, item: Item) -> None:
         """Choose what the next frame is read into: the same array again unless this frame takes it along."""
@@ -205,7 +205,7 @@ class Feed:
         item = Item(self.number, frame, fresh=window.fresh)
         if self.early:
             self.make_ready(item)
-        return item
+        return _let_go(item)
 
     def _too_many(self, frame: Frame) -> bool:
         """Whether a frame comes before its time under a frame rate that was asked for."""
@@ -240,6 +240,14 @@ class Feed:
         elif new > 0:
             self.lane.captured += new
             self.lane.drop("source", new)
+
+
+def _let_go(item: Item) -> Item:
+    """An item that is prepared keeps the shape of its sample alone: many may wait."""
+    if item.ready is not None and item.image is None:
+        data = item.frame.data
+        item.frame = replace(item.frame, data=np.ndarray(data.shape, data.dtype, b"\0" * data.itemsize, 0, (0,) * data.ndim))
+    return item
 
 
 def _digest(image: Array) -> int:

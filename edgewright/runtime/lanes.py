@@ -28,9 +28,9 @@ class Item:
 
     Args:
         lane: number of its source.
-        frame: what was captured; its data is the sample for `Prepare`.
+        frame: what was captured; its data is the sample for `Prepare`, and only has its shape where that was done already.
         entered_ns: when it was put into the buffer.
-        ready: the model's input, if the capture thread prepared it.
+        ready: the model's input, once it is prepared.
         image: what sinks draw on; None if none asked.
         prepare_ns: time that preparing took.
         fresh: the first after a gap: a stateful model starts anew.

@@ -193,9 +193,10 @@ class Session(ABC):
 
         Raises:
             ShapeError: an input is missing, unknown, or has another shape or dtype.
-            EngineError: the session is closed, belongs to another thread, or the engine failed.
+            EngineError: the session is closed, belongs to another thread, has a batch underway, or the engine failed.
         """
         self._fit(feeds)
+        self._idle()
         try:
             return self._execute(feeds)
         except Exception as error:
@@ -263,10 +264,11 @@ class Session(ABC):
         """Clear the state that a recurrent or otherwise stateful model keeps; nothing for a model without state.
 
         Raises:
-            EngineError: the session is closed, belongs to another thread, or the engine failed.
+            EngineError: the session is closed, belongs to another thread, has a batch underway, or the engine failed.
         """
         if get_ident() != self._owner:
             self._claim()
+        self._idle()
         try:
             self._reset()
         except Exception as error:
@@ -368,6 +370,14 @@ class Session(ABC):
         return f"<{type(self).__name__} {self.path.name} on {self.execution.device}, {self.execution.precision}{state}>"
 
     # The slow path: taken on the first run, on a change of shape and on every mistake.
+
+    def _idle(self) -> None:
+        """Refuse while a batch is underway."""
+        if self._underway:
+            raise EngineError(
+                f"{self._underway} batches are underway in the session of {self.path.name}, none may be",
+                hint="finish what was started first",
+            )
 
     def _mine(self) -> None:
         """Refuse a closed session and every thread but the owner; the first caller becomes it."""

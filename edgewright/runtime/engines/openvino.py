@@ -120,10 +120,10 @@ class OpenVinoSession(Session):
     """A model in OpenVINO's CPU plug-in.
 
     Inputs, and outputs of fixed shape, are bound once to tensors that are reused by every run. Of two batches that are
-    underway, OpenVINO begins with the second one as soon as the first is done, before anybody asks for its outputs. Scales
-    of integer inputs
-    and outputs are read from the model's rt_info at ("edgewright", "io"): JSON {name: {"scale": s, "zero_point": z}};
-    names of tensors that have several from ("edgewright", "names"): {"inputs": [..], "outputs": [..]}.
+    underway, OpenVINO begins with the second one as soon as the first is done, before anybody asks for its outputs; the second
+    one takes memory for activations of its own. Scales of integer inputs and outputs are read from the model's rt_info at
+    ("edgewright", "io"): JSON {name: {"scale": s, "zero_point": z}}; names of tensors that have several from
+    ("edgewright", "names"): {"inputs": [..], "outputs": [..]}.
     """
 
     engine = "openvino"
@@ -205,18 +205,22 @@ class OpenVinoSession(Session):
             return
         if not self._free:
             self._free.append(_Request(self._compiled.create_infer_request()))
-        request = self._fitting(self._free.pop())
+        request = self._fitting(self._free[-1])
         request.fill(feeds)
         request.began_ns = monotonic_ns()
         request.of.start_async()
-        self._busy.append(request)
+        self._busy.append(self._free.pop())
 
     def _end(self) -> dict[str, Array]:
         request = self._busy.popleft()
         if request is None:
             return super()._end()
         self._free.append(request)
-        request.of.wait()
+        try:
+            request.of.wait()
+        except Exception:
+            self._ended_ns = monotonic_ns()
+            raise
         # OpenVINO's own latency is from its start, in milliseconds, with the time that it waited behind another one.
         ended_ns = request.began_ns + round(1e6 * request.of.latency)
         self.computed_ns = max(0, ended_ns - max(request.began_ns, self._ended_ns))
