@@ -196,7 +196,10 @@ class AdbTransport(Transport):
 
     def _fetch(self, source: str, target: Path) -> None:
         def news(output: bytes) -> int:
-            return target.stat().st_size if target.exists() else 0
+            try:
+                return target.stat().st_size
+            except OSError:  # not there yet, or removed by the client, which has failed
+                return 0
 
         self._transfer(["pull", source, str(target)], f"reading {source}", self._stall_s, news)
 
