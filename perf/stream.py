@@ -36,8 +36,6 @@ SIDES = {
     "litert": (OURS, "serial", "queue", "supervision"),
     "openvino": (OURS, "serial", "queue", "async_queue", "model_api", "supervision"),
 }
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""Quantiles of Student's t at 97.5 % for 1 to 9 degrees of freedom."""
 PEERS = ("model_api", "supervision")
 PACKAGES = {
     "model_api": ["openvino-model-api"],
@@ -369,11 +367,10 @@ def limit_of(decode: dict[str, Any], infer: dict[str, Any]) -> tuple[float, floa
 
 def against(logs: list[float]) -> str:
     """How much faster a side is than ours, with Student's 95 % interval over the rounds' logarithms."""
-    low = high = middle = statistics.mean(logs)
-    if len(logs) > 1:
-        half = STUDENT[min(len(logs), len(STUDENT) + 1) - 2] * statistics.stdev(logs) / len(logs) ** 0.5
-        low, high = middle - half, middle + half
-    return f"{100 * math.expm1(middle):+.1f} % ({100 * math.expm1(low):+.1f} to {100 * math.expm1(high):+.1f})"
+    from edgewright.benchmarks.student import t_interval
+
+    middle, *ends = (100 * math.expm1(log) for log in (statistics.mean(logs), *(t_interval(logs) if len(logs) > 1 else ())))
+    return f"{middle:+.1f} %" + (f" ({ends[0]:+.1f} to {ends[1]:+.1f})" if ends else "")
 
 
 def table(work: Path, clips: list[str], engines: list[str], rounds: int, wanted: list[str]) -> list[str]:
