@@ -17,7 +17,7 @@ from edgewright.preprocess import Preprocess, decode
 from edgewright.runtime.answers import Answerer, Meaning
 from edgewright.runtime.feed import Feed
 from edgewright.runtime.frames import Array, Result, Source, Tell
-from edgewright.runtime.lanes import Buffer, Item
+from edgewright.runtime.lanes import Buffer, Item, failing
 from edgewright.runtime.prepare import Prepare
 from edgewright.runtime.session import Session
 from edgewright.runtime.windows import Windowing
@@ -240,7 +240,7 @@ class Crew:
         """Begin an inference; False if there is nothing to infer, and the item says why."""
         feed = self.feeds[item.lane]
         feed.lane.stages["wait"].add(time.monotonic_ns() - item.entered_ns)
-        try:
+        with failing(item):
             if item.fresh and session.stateful:
                 session.reset()
             if item.ready is None and not item.error:
@@ -252,31 +252,21 @@ class Crew:
                 return False
             session.start({session.inputs[0].name: item.ready}, more=more)
             return True
-        except EdgewrightError as error:
-            item.error = error.message
-        except Exception as error:
-            item.error = f"{type(error).__name__}: {error}"
         return False
 
     def _finished(self, session: Session, item: Item) -> tuple[dict[str, Array], int]:
         """Real outputs of the inference that was begun first and its nanoseconds; none if it failed, and the item says why."""
-        try:
+        with failing(item):
             found = session.finish()
-            took = session.computed_ns
             real = {spec.name: np.asarray(decode(spec, found[spec.name]))[0] for spec in session.outputs}
             broken = [name for name, value in real.items() if not np.isfinite(value).all()]
-        except EdgewrightError as error:
-            item.error = error.message
-            return {}, 0
-        except Exception as error:
-            item.error = f"{type(error).__name__}: {error}"
-            return {}, 0
-        self.feeds[item.lane].lane.stages["infer"].add(took)
-        if broken:
-            item.error = f"output '{broken[0]}' of the model holds NaN or infinite values"
-            if session.stateful:
-                session.reset()
-        return real, took
+            self.feeds[item.lane].lane.stages["infer"].add(session.computed_ns)
+            if broken:
+                item.error = f"output '{broken[0]}' of the model holds NaN or infinite values"
+                if session.stateful:
+                    session.reset()
+            return real, session.computed_ns
+        return {}, 0
 
     def _deliver(self, sequence: int, item: Item, outputs: dict[str, Array], infer_ns: int) -> None:
         """Hand results on in the order of capture, whichever worker is first."""
@@ -294,14 +284,10 @@ class Crew:
         if item.fresh:
             feed.answerer.reset()
         if not item.error:
-            try:
+            with failing(item):
                 answer = feed.answerer(
                     outputs, self._fed(item), item.frame.data.shape[:2] if feed.source.kind == "image" else None
                 )
-            except EdgewrightError as error:
-                item.error = error.message
-            except Exception as error:
-                item.error = f"{type(error).__name__}: {error}"
         now = time.monotonic_ns()
         age = now - item.frame.captured_ns
         late = self._flow.deadline_ms is not None and age > self._flow.deadline_ms * 1e6

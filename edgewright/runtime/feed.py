@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.errors import EdgewrightError, ShapeError
+from edgewright.errors import ShapeError
 from edgewright.runtime.accounting import Lane
 from edgewright.runtime.answers import Answerer
 from edgewright.runtime.frames import Array, Frame, Source, Tell
-from edgewright.runtime.lanes import Buffer, Item
+from edgewright.runtime.lanes import Buffer, Item, failing
 from edgewright.runtime.prepare import Prepare
 from edgewright.runtime.windows import Window, Windower, Windowing
 
@@ -102,12 +102,8 @@ class Feed:
         start, into = time.monotonic_ns(), None
         with contextlib.suppress(IndexError):
             into = self._ready_spare.pop()
-        try:
+        with failing(item):
             item.ready = self.prepare(item.frame.data, into)
-        except EdgewrightError as error:
-            item.error = error.message
-        except Exception as error:  # of OpenCV, for example: this frame fails, the stream goes on
-            item.error = f"{type(error).__name__}: {error}"
         item.prepare_ns = time.monotonic_ns() - start
         self.lane.stages["prepare"].add(item.prepare_ns)
 

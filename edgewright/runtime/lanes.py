@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edgewright.errors import UsageError
+from edgewright.errors import EdgewrightError, UsageError
 from edgewright.runtime.accounting import Lane
 from edgewright.runtime.frames import Array, Frame
 
-__all__ = ["POLICIES", "Buffer", "Item", "Policy"]
+__all__ = ["POLICIES", "Buffer", "Item", "Policy", "failing"]
 
 Policy: TypeAlias = Literal["wait", "oldest", "newest"]
 
@@ -47,6 +49,17 @@ class Item:
     fresh: bool = False
     ours: bool = False
     error: str = ""
+
+
+@contextmanager
+def failing(item: Item) -> Iterator[None]:
+    """What goes wrong in the block, in a library or a plug-in too, fails this item alone: the stream goes on."""
+    try:
+        yield
+    except EdgewrightError as error:
+        item.error = error.message
+    except Exception as error:
+        item.error = f"{type(error).__name__}: {error}"
 
 
 class Buffer:
