@@ -86,7 +86,7 @@ def deploy(
     now = begun["current"] or {}
     differing = {file for file, _ in record["files"].items() ^ now.get("files", {}).items()}
     there = differing <= {golden.name} and all(now.get(key) == record[key] for key in ("model", "engine"))
-    missing = [golden] if there and differing else [] if there else files
+    missing = files if not there else [golden] if differing else []
     try:
         _need_space(device, missing, model.name)  # before the runtime is brought
         device.ensure_runtime(wheels, progress)

@@ -196,7 +196,7 @@ class Session(ABC):
             EngineError: the session is closed, belongs to another thread, has a batch underway, or the engine failed.
         """
         self._fit(feeds)
-        self._idle()
+        self._at_most(0)
         try:
             return self._execute(feeds)
         except Exception as error:
@@ -216,11 +216,7 @@ class Session(ABC):
             EngineError: as for `run`, or `ahead` batches are underway.
         """
         self._fit(feeds)
-        if self._underway >= self.ahead:
-            raise EngineError(
-                f"{self._underway} batches are underway in the session of {self.path.name}, {self.ahead} may be",
-                hint="finish the one that was started first",
-            )
+        self._at_most(self.ahead - 1)
         try:
             self._begin(feeds, more)
         except Exception as error:
@@ -268,7 +264,7 @@ class Session(ABC):
         """
         if get_ident() != self._owner:
             self._claim()
-        self._idle()
+        self._at_most(0)
         try:
             self._reset()
         except Exception as error:
@@ -371,12 +367,12 @@ class Session(ABC):
 
     # The slow path: taken on the first run, on a change of shape and on every mistake.
 
-    def _idle(self) -> None:
-        """Refuse while a batch is underway."""
-        if self._underway:
+    def _at_most(self, count: int) -> None:
+        """Refuse what cannot be done while more batches than that are underway."""
+        if self._underway > count:
             raise EngineError(
-                f"{self._underway} batches are underway in the session of {self.path.name}, none may be",
-                hint="finish what was started first",
+                f"{self._underway} batches are underway in the session of {self.path.name}, {count} may be here",
+                hint="finish the one that was started first",
             )
 
     def _mine(self) -> None:
