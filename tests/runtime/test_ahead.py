@@ -71,14 +71,15 @@ def slowly(monkeypatch, kind, seconds):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_recording_has_the_next_inference_waiting(models, underway, workers):
+def test_a_recording_has_the_next_inference_waiting(models, underway, monkeypatch, workers):
+    slowly(monkeypatch, engine_of(models["openvino"]), 0.0005)  # slower than the rows come
     data = rows(400)
     running = stream(models["openvino"], Rows(data), flow=Flow(workers=workers))
     found = list(running)
     assert [one.index for one in found] == list(range(400))
     np.testing.assert_array_equal([one.outputs["y"] for one in found], data + 1)
     adds_up(running.summary())
-    assert max(underway) == 2 and underway.count(2) > 50
+    assert max(underway) == 2 and underway.count(2) > 300
 
 
 def test_live_results_never_wait_for_the_next_frame(models, underway):
@@ -91,7 +92,7 @@ def test_a_slow_recording_holds_no_result_back(models):
     """Where frames come one by one, a result is there long before the next frame is."""
     running = stream(models["openvino"], Rows(rows(8), rate=10))
     ages = [(time.monotonic_ns() - one.captured_ns) / 1e6 for one in running]
-    assert len(ages) == 8 and max(ages) < 80, ages
+    assert len(ages) == 8 and np.median(ages) < 80, ages  # all but the last would be 100 ms old
 
 
 def test_what_fails_between_two_inferences_keeps_its_place(models, underway):
@@ -134,7 +135,7 @@ def test_stopping_with_two_inferences_underway_adds_up(models, monkeypatch):
     running.stop_after(0.3)
     start = time.monotonic()
     list(running)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 1.3
     adds_up(running.summary())
     assert max(underway) == 2
 
@@ -149,10 +150,8 @@ def test_an_inference_counts_without_waiting_for_the_one_before(tmp_path):
         node = ops.matmul(node, rng.normal(size=(900, 900)).astype(np.float32) / 30, False, False)
     path = tmp_path / "wide.xml"
     openvino.save_model(openvino.Model([node], [x]), path, compress_to_fp16=False)
-    feeds = {"x": np.ones((1, 900), np.float32)}
     with open_session(path) as session:
-        name = session.inputs[0].name
-        feeds = {name: feeds["x"]}
+        feeds = {session.inputs[0].name: np.ones((1, 900), np.float32)}
         alone, behind, whole = [], [], []
         for _ in range(30):
             session.start(feeds, more=False)
