@@ -240,6 +240,7 @@ class Crew:
         """Begin an inference; False if there is nothing to infer, and the item says why."""
         feed = self.feeds[item.lane]
         feed.lane.stages["wait"].add(time.monotonic_ns() - item.entered_ns)
+        begun = False
         with failing(item):
             if item.fresh and session.stateful:
                 session.reset()
@@ -251,22 +252,24 @@ class Crew:
                 item.error = "the sample holds NaN or infinite values, which the model's state would keep"
                 return False
             session.start({session.inputs[0].name: item.ready}, more=more)
-            return True
-        return False
+            begun = True
+        return begun
 
     def _finished(self, session: Session, item: Item) -> tuple[dict[str, Array], int]:
         """Real outputs of the inference that was begun first and its nanoseconds; none if it failed, and the item says why."""
+        outputs: dict[str, Array] = {}
+        took = 0
         with failing(item):
             found = session.finish()
             real = {spec.name: np.asarray(decode(spec, found[spec.name]))[0] for spec in session.outputs}
             broken = [name for name, value in real.items() if not np.isfinite(value).all()]
-            self.feeds[item.lane].lane.stages["infer"].add(session.computed_ns)
+            outputs, took = real, session.computed_ns
+            self.feeds[item.lane].lane.stages["infer"].add(took)
             if broken:
                 item.error = f"output '{broken[0]}' of the model holds NaN or infinite values"
                 if session.stateful:
                     session.reset()
-            return real, session.computed_ns
-        return {}, 0
+        return outputs, took
 
     def _deliver(self, sequence: int, item: Item, outputs: dict[str, Array], infer_ns: int) -> None:
         """Hand results on in the order of capture, whichever worker is first."""
