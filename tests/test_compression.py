@@ -89,7 +89,11 @@ def expected(name, x, y, found):
 
 
 @pytest.mark.parametrize(
-    ("name", "task"), [("classifier", "classification"), ("regressor", "regression"), ("autoencoder", "anomaly")]
+    ("name", "task"),
+    [
+        ("classifier", "classification"),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("regressor", "regression"), ("autoencoder", "anomaly"))),
+    ],
 )
 def test_figures_are_scikit_learns_on_the_raw_outputs(trained, tmp_path, name, task):
     report = run(trained, name, tmp_path, recipe=["int8", "float16"])
@@ -305,6 +309,7 @@ print(json.dumps([steps, sorted({"tensorflow", "keras", "openvino", "nncf", "ai_
     assert "write classifier_int8.tflite" in [step["what"] for step in steps]
 
 
+@pytest.mark.slow
 def test_dry_run_names_what_the_run_does(trained, tmp_path):
     settings = replace(QUICK, seed=7)
     plan = {

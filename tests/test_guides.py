@@ -9,6 +9,7 @@ import pytest
 GUIDES = Path(__file__).parents[1] / "docs" / "guides"
 
 
+@pytest.mark.slow
 def test_python_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     failed, tried = doctest.testfile(str(GUIDES / "python.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -117,6 +117,7 @@ def test_rerun_clears_a_false_alarm(ours, saved, tmp_path):
     assert data["before"]["verdict"] == "regressed"
 
 
+@pytest.mark.slow
 def test_rerun_decides_what_was_undecided(ours, saved, tmp_path):
     """Two processes each do not tell whether p50 rose by less than a tenfold; more of them do."""
     a, b = measured_twice(tmp_path, repeats=2)

@@ -149,6 +149,7 @@ def test_several_files_take_turns(local_board, model, tmp_path):
     assert [report.model["path"] for report in reports] == [str(model), str(other)]
 
 
+@pytest.mark.slow
 def test_report_of_an_arm64_board(pi, tmp_path):
     board, wheels = pi
     path = two_by_two_tflite(tmp_path / "two.tflite")
@@ -491,6 +492,7 @@ def test_energy_by_an_instrument_beside_the_board(ssh_board, instrument, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count processor time in nanoseconds")
+@pytest.mark.slow
 def test_energy_by_an_instrument_at_a_port(local_board, instrument, tmp_path, monkeypatch):
     """Each process opens the port anew; what came between two of them is not read."""
     pytest.importorskip("serial")

@@ -181,7 +181,7 @@ def test_float16_in_loops(convert_files, tmp_path):
     assert sqnr(wanted["cls"], run(artifact, feeds)["cls"]) > FLOOR["float16"]
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", [pytest.param("lstm", marks=pytest.mark.slow), "gru"])
 def test_no_kernel_of_a_recurrent_layer_stays_float_in_int8(convert_files, tmp_path, name):
     """The first step's state is 0, and OpenVINO's quantizer leaves what multiplies constants as it is."""
     feeds, wanted = known(convert_files, name)

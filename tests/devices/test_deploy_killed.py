@@ -73,12 +73,15 @@ def nothing_half_way(board):
     assert not [path for path in home.rglob("*") if path.name.endswith((".part", ".new", ".old"))]
 
 
-def kill_everywhere(board, models, when):
-    """Kill at each operation until one deploy gets to its end; before each, the old version is made the current one again."""
+def kill_everywhere(board, models, when, every=1):
+    """Kill at each operation, or at each so many, until one deploy gets to its end.
+
+    Before each, the old version is made the current one again.
+    """
     deployment.deploy(models[0], board, name="watch")
     kept = shutil.copytree(board.folder, f"{board.folder}.kept", symlinks=True)
     switched = 0
-    for operation in itertools.count():
+    for operation in itertools.count(0, every):
         shutil.rmtree(board.folder)
         shutil.copytree(kept, board.folder, symlinks=True)
         if killed_at(board, models[1], operation, when) is not None:
@@ -98,10 +101,11 @@ def kill_everywhere(board, models, when):
 
 
 @pytest.mark.parametrize(
-    "when", ["before", pytest.param("within", marks=pytest.mark.slow), pytest.param("after", marks=pytest.mark.slow)]
+    ("when", "every"),
+    [("before", 4), *(pytest.param(when, 1, marks=pytest.mark.slow) for when in ("before", "within", "after"))],
 )
-def test_killed_at_every_operation(local_board, models, when):
-    assert kill_everywhere(local_board, models, when) >= 1
+def test_killed_at_every_operation(local_board, models, when, every):
+    assert kill_everywhere(local_board, models, when, every) >= 1
 
 
 @pytest.mark.slow
@@ -165,15 +169,16 @@ def hooked(board, folder, at, when, verb):
     return dataclasses.replace(board, python=str(script))
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", ["commit", "begin", "switch"])
-def test_program_on_the_board_is_killed_at_every_change(local_board, models, tmp_path, verb):
+def test_program_on_the_board_is_killed_at_every_change(local_board, models, tmp_path, verb, every):
     deployment.deploy(models[0], local_board, name="watch")
     if verb == "switch":  # what a rollback does
         deployment.deploy(models[1], local_board, name="watch")
     kept = shutil.copytree(local_board.folder, f"{local_board.folder}.kept", symlinks=True)
     before, after = ("new.tflite", "old.tflite") if verb == "switch" else ("old.tflite", "new.tflite")
     switched = False
-    for at in itertools.count():
+    for at in itertools.count(0, every):
         shutil.rmtree(local_board.folder)
         shutil.copytree(kept, local_board.folder, symlinks=True)
         board = hooked(local_board, tmp_path / "hook", at, "before", verb)

@@ -71,6 +71,7 @@ def test_two_of_four_along_the_inputs(trained, tmp_path):
     assert ((hidden.reshape(24, 3, 4) != 0).sum(axis=2) <= 2).all() and (hidden == 0).mean() == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_clusters_are_as_few_as_promised(trained, tmp_path):
     steps = [("cluster", "clusters = 6\nepochs = 2")]
     run(trained, tmp_path / "scaled", steps)
@@ -114,6 +115,7 @@ def dtypes_by_op(path):
     return [(op["op_name"], [kinds.get(i) for i in op["inputs"]], [kinds.get(i) for i in op["outputs"]]) for op in ops]
 
 
+@pytest.mark.slow
 def test_layers_kept_in_float_and_of_16_bits_are_so_in_the_file(trained, tmp_path):
     """What the pass left out of rounding the export leaves out too, and says so; what has 16 bits in one has in the other."""
     report = run(trained, tmp_path / "float", [("qat", "epochs = 1\nkeep_float = ['hidden']\npercentile = 99.9")])
@@ -130,6 +132,7 @@ def test_layers_kept_in_float_and_of_16_bits_are_so_in_the_file(trained, tmp_pat
     assert [(inputs[0], outputs[0]) for _, inputs, outputs in kinds] == [("int16", "int16"), ("int8", "int8")]
 
 
+@pytest.mark.slow
 def test_an_own_function_trains_in_the_passes_place(trained, tmp_path, monkeypatch):
     code = """
 import keras
@@ -156,6 +159,7 @@ def forgets(model, samples, ctx):
         compress(trained / "classifier.keras", tmp_path / "out", recipe="int8", settings=settings)
 
 
+@pytest.mark.slow
 def test_a_strategy_and_a_log_for_tensorboard(trained, tmp_path):
     """Mirrored over the devices that there are; losses on the samples and on those held back land in the log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
