@@ -350,9 +350,17 @@ def _digest(handle: Any) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, then rename it: readers see the old one or the whole new one.
 
+    A device or a pipe, such as /dev/null, is written to and stays what it is.
+
     Raises:
         ArtifactError: the folder is missing, full or read-only.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return
     with atomic_folder(path.parent) as folder:
         (folder / path.name).write_bytes(data)
 

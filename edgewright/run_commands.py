@@ -80,10 +80,12 @@ def run(
     Ends when the sources end, after --duration or --count, or with Ctrl-C, and always tells what became of every frame.
     """
     from edgewright.artifact import write_atomic
-    from edgewright.runtime.monitor import serve
+    from edgewright.runtime.monitor import check_places, serve
     from edgewright.runtime.opening import duration_s, stream_of_texts
     from edgewright.runtime.view import follow, print_account
 
+    seconds = None if duration is None else duration_s(duration)
+    check_places(metrics=metrics, dashboard=dashboard)
     running = stream_of_texts(
         model,
         sources,
@@ -108,13 +110,14 @@ def run(
         learn=learn,
         track=track,
         keep_images=dashboard is not None,
+        count=count,
         declare=declare,
     )
     ending: BaseException | None = None
     with running:
         try:
             with serve(running, metrics=metrics, dashboard=dashboard) as page:
-                follow(running, page, seconds=None if duration is None else duration_s(duration), count=count, quiet=as_json)
+                follow(running, page, seconds=seconds, quiet=as_json)
         except (EdgewrightError, KeyboardInterrupt, SystemExit) as error:
             ending = error
     account = running.summary()
@@ -123,7 +126,9 @@ def run(
     stdout_taken = any(one in ("-", "stdout:") for one in out or ())
     if as_json and not stdout_taken and not isinstance(ending, EdgewrightError):
         invocation_of(context).answer(account)
-    elif not as_json:
+    elif as_json:  # standard output is the results', or the error's
+        sys.stderr.write(json.dumps(account, indent=2) + "\n")
+    else:
         print_account(account, sys.stderr if stdout_taken else sys.stdout)
     if ending is not None:
         raise ending

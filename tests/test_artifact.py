@@ -134,6 +134,20 @@ def test_a_killed_writer_leaves_the_earlier_file_whole(tmp_path):
     assert target.read_bytes() == b"new"
 
 
+def test_writing_to_a_pipe_leaves_it_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(pipe, b"data")
+    assert os.read(reader, 99) == b"data" and pipe.is_fifo()
+    os.close(reader)
+    full = Path("/dev/full")
+    if full.is_char_device():
+        with pytest.raises(ArtifactError, match="cannot write to /dev/full: No space left"):
+            write_atomic(full, b"data")
+        assert full.is_char_device()
+
+
 def test_a_block_that_fails_for_another_reason_keeps_its_error(tmp_path):
     """ "Cannot write" would send its user to the wrong place."""
     with pytest.raises(FileNotFoundError, match=r"samples\.npz"), atomic_folder(tmp_path / "out"):

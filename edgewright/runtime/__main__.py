@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -73,10 +74,11 @@ def _run(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         EdgewrightError: what opening raises, and what a source broke off with; the account is on standard error then.
     """
     own = {name: value for name, value in vars(args).items() if name not in ("verb", "json", "duration", "model", "sources")}
+    seconds = duration_s(args.duration) if args.duration else None
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     code = 0
     with stream_of_texts(args.model, args.sources, **own) as running:
-        timer = running.stop_after(duration_s(args.duration)) if args.duration else None
+        timer = running.stop_after(seconds) if seconds is not None else None
         try:
             for _ in running:
                 pass
@@ -115,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         ("downscale", int),
         ("threshold", float),
         ("learn", int),
+        ("count", int),
     ):
         running.add_argument(
             f"--{name}", type=kind, default={"workers": 1, "learn": 0}.get(name), help="see edgewright run --help"
@@ -161,6 +164,18 @@ def _golden_code(data: dict[str, Any]) -> int:
     return 0
 
 
+def _print(text: str, to: TextIO) -> int:
+    """Print to a standard stream; the exit code if nobody reads it, or its disk is full."""
+    try:
+        print(text, file=to, flush=True)
+        return 0
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), to.fileno())  # Python flushes once more at its end
+        if isinstance(error, BrokenPipeError):
+            return 1
+        return _told(EdgewrightError(f"cannot write the output: {error.strerror}", hint="check free space where it goes"))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Results go to stdout, errors with their hint to stderr."""
     args = _parser().parse_args(argv)
@@ -180,8 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgewrightError as error:
         return _told(error)
     to = sys.stderr if "-" in getattr(args, "out", ()) else sys.stdout
-    print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)), file=to)
-    return code or _golden_code(data)
+    return _print(json.dumps(data, indent=2) if args.json else "\n".join(_as_text(data)), to) or code or _golden_code(data)
 
 
 if __name__ == "__main__":

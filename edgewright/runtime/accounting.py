@@ -22,6 +22,7 @@ DROPS = {
     "oldest": "the buffer was full, the oldest waiting frame made room",
     "newest": "the buffer was full, the new frame was not taken",
     "source": "the source kept only its newest frame",
+    "broken": "damaged when it came: the source left it out",
     "rate": "above the frame rate that was asked for",
     "stop": "waiting when the stream was stopped",
 }

@@ -51,6 +51,11 @@ class Address:
         return f"{self.scheme}:{self.target}" if self.text != "-" else self.scheme
 
     @property
+    def path(self) -> Path | None:
+        """The file or folder that it names; None where it names none."""
+        return Path(self.target) if self.scheme in _FILES else None
+
+    @property
     def secure(self) -> bool:
         """Whether the scheme that was written is one with TLS, for example mqtts."""
         return self.text.partition(":")[0] in _SECURE

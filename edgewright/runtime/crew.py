@@ -57,8 +57,10 @@ class Flow:
     def __post_init__(self) -> None:
         for name in ("buffer", "workers", "deadline_ms", "rate_hz", "downscale"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{name.removesuffix('_ms').removesuffix('_hz')} is {value}, it must be above 0")
+        if self.rate_hz is not None and not 1e-6 <= self.rate_hz <= 1e9:
+            raise UsageError(f"rate is {self.rate_hz} per second, it must be from 1e-6 to 1e9", hint="leave it out to take all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Crew:
         loaded: the model and its sources.
         flow: how frames flow.
         keep_images: results carry their images.
+        wanted: asked before each result whether it is one; what is not counts as dropped by the stop.
         emit: given each result, in the order of capture, by one thread at a time.
         broken: told what a source or a worker ended with; the stream then goes on without it.
         failed: called when no worker can go on.
@@ -100,6 +103,7 @@ class Crew:
         *,
         flow: Flow,
         keep_images: bool,
+        wanted: Callable[[], bool],
         emit: Callable[[Result], None],
         broken: Callable[[EdgewrightError], None],
         failed: Callable[[], None],
@@ -107,7 +111,7 @@ class Crew:
         tell: Tell,
     ) -> None:
         self.loaded, self._flow = loaded, flow
-        self._give, self._broken, self._failed, self._ended = emit, broken, failed, ended
+        self._wanted, self._give, self._broken, self._failed, self._ended = wanted, emit, broken, failed, ended
         policies = [flow.policy or ("oldest" if source.live else "wait") for _, source in loaded.sources]
         outputs = [spec.name for spec in loaded.session.outputs]
         self.feeds = [
@@ -283,6 +287,10 @@ class Crew:
 
     def _emit(self, item: Item, outputs: dict[str, Array], infer_ns: int) -> None:
         feed, start = self.feeds[item.lane], time.monotonic_ns()
+        if not self._wanted():
+            feed.lane.drop("stop")
+            feed.reuse(item)
+            return
         answer: dict[str, Any] = {}
         if item.fresh:
             feed.answerer.reset()

@@ -70,7 +70,7 @@ class Feed:
         self._raw: Array | None = None
         self._raw_spare: list[Array] = []
         self._ready_spare: list[Array] = []
-        self._seen = self._alike = self._skipped = 0
+        self._seen = self._alike = self._skipped = self._broken = 0
         self._balanced = not (early and source.adapts)
 
     def run(self, buffer: Buffer) -> None:
@@ -210,7 +210,10 @@ class Feed:
         now = frame.captured_ns if self.source.live or frame.recorded_ns is None else frame.recorded_ns
         if self._due_ns is None:
             self._due_ns = now
-        if now < self._due_ns - self._period_ns // 100:
+        slack = self._period_ns // 100
+        if self._due_ns - now > self._period_ns + 2 * slack:
+            self._due_ns = now  # the next one is due a period after one that was taken: time that is further back began anew
+        if now < self._due_ns - slack:
             return True
         self._due_ns += self._period_ns * max(1, (now - self._due_ns) // self._period_ns)
         return False
@@ -229,13 +232,17 @@ class Feed:
 
     def _count_skipped(self) -> None:
         """Frames that the source itself let go count as captured, and as dropped by it."""
-        skipped = self.source.skipped
-        new, self._skipped = skipped - self._skipped, skipped
+        skipped, broken = self.source.skipped, self.source.broken
+        new = {"source": skipped - self._skipped, "broken": broken - self._broken}
+        self._skipped, self._broken = skipped, broken
         if self._windower is not None:
-            self.lane.samples = {**self._windower.stats(), **({"skipped": skipped} if skipped else {})}
-        elif new > 0:
-            self.lane.captured += new
-            self.lane.drop("source", new)
+            left_out = {name: count for name, count in (("skipped", skipped), ("broken", broken)) if count}
+            self.lane.samples = {**self._windower.stats(), **left_out}
+            return
+        for why, count in new.items():
+            if count > 0:
+                self.lane.captured += count
+                self.lane.drop(why, count)
 
 
 def _let_go(item: Item) -> Item:

@@ -56,6 +56,8 @@ class Source(ABC):
     """How many frames there will be, if that is known."""
     skipped: int = 0
     """Frames that it let go itself, as only the newest was of use or nobody read."""
+    broken: int = 0
+    """Frames, lines or messages that came damaged and were left out."""
     decode_threads: int | None = None
     """Threads that decode its frames, if it decodes."""
     adapts: bool = False
@@ -166,6 +168,8 @@ class Sink(ABC):
     """Whether results are to carry their images."""
     tell: Tell = staticmethod(_log.warning)
     """As for sources: a reconnection, a full queue of the library."""
+    live: bool = False
+    """Whether a source of the stream is live; set before the first result."""
 
     @classmethod
     @abstractmethod

@@ -93,6 +93,11 @@ class FusedSource(Source):
         rate = float(read_number(given["rate"], "fusion rate", float))
         return cls(sources, rate, float(read_number(given.get("skew", "0.5"), "fusion skew", float)), **words)
 
+    @property
+    def broken(self) -> int:  # type: ignore[override]  # counted by its sources
+        """See `Source.broken`."""
+        return sum(source.broken for _, source in self._sources)
+
     def read(self, into: Array | None = None) -> Frame | None:
         """See `Source.read`."""
         with self._changed:

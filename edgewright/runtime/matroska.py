@@ -19,14 +19,15 @@ class MatroskaWriter:
     Args:
         path: the file; what was there is replaced.
         size: (height, width) of all images in pixels.
-        fps: frames per second.
+        fps: frames per second; None: every frame comes with its time.
 
     Raises:
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
-        self._fps, self._frames = fps, 0
+    def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
+        self._step_ms, self._next_ms, self._last_ms = 0.0 if fps is None else 1000 / fps, 0.0, -1
+        self._shown_ms = 0.0
         self._file = path.open("wb", buffering=0)
         head = _element(
             0x1A45DFA3,
@@ -37,7 +38,7 @@ class MatroskaWriter:
         track = _element(
             0xAE,
             _number(0xD7, 1) + _number(0x73C5, 1) + _number(0x83, 1) + _number(0x9C, 0),
-            _number(0x23E383, round(1e9 / fps)) + _element(0x86, b"V_MJPEG") + video,
+            (b"" if fps is None else _number(0x23E383, round(1e9 / fps))) + _element(0x86, b"V_MJPEG") + video,
         )
         about = _number(0x2AD7B1, 1_000_000) + _element(0x4D80, b"Edgewright") + _element(0x5741, b"Edgewright")
         void = _element(0xEC, bytes(9))  # as long as the duration that `close` writes over it
@@ -52,19 +53,22 @@ class MatroskaWriter:
             self._file.close()
             raise
 
-    def write(self, jpeg: bytes) -> None:
+    def write(self, jpeg: bytes, at_ms: float | None = None) -> None:
         """Append one frame.
 
         Args:
             jpeg: an image as a JPEG file holds it, of the declared size.
+            at_ms: its time in milliseconds, moved to one behind the frame before if it is earlier; None: a period behind that.
 
         Raises:
             OSError: the disk is full or gone; the frames before are whole, and a later call may succeed.
         """
-        time_ms = round(1000 * self._frames / self._fps)
+        exact_ms = max(self._next_ms if at_ms is None else at_ms, self._last_ms + 1)
+        time_ms = round(exact_ms)
         block = _element(0xA3, b"\x81\x00\x00\x80" + jpeg)  # track 1, 0 ms after its cluster, a key frame
         self._append(_element(0x1F43B675, _number(0xE7, time_ms) + block))
-        self._frames += 1
+        self._last_ms, self._next_ms = time_ms, exact_ms + (self._step_ms or exact_ms - self._shown_ms)
+        self._shown_ms = exact_ms
 
     def close(self) -> None:
         """Write size and duration into the head; twice is allowed.
@@ -78,7 +82,7 @@ class MatroskaWriter:
             self._file.seek(self._segment)
             self._file.write(struct.pack(">Q", (1 << 56) | (self._end - self._segment - 8)))
             self._file.seek(self._duration)
-            self._file.write(_element(0x4489, struct.pack(">d", 1000 * self._frames / self._fps)))
+            self._file.write(_element(0x4489, struct.pack(">d", self._next_ms)))
 
     def _append(self, data: bytes) -> None:
         """All of it or nothing."""

@@ -60,7 +60,11 @@ class Collector:
             labels=["source", "status", "reason"],
         )
         waiting = GaugeMetricFamily("edgewright_frames_waiting", "Frames that have not ended yet.", labels=["source"])
-        duplicates = CounterMetricFamily("edgewright_duplicate_frames", "Frames that equal the one before.", labels=["source"])
+        duplicates = CounterMetricFamily(
+            "edgewright_duplicate_frames",
+            "Frames whose sample of 64 by 64 pixels equals that of the one before.",
+            labels=["source"],
+        )
         for lane in self._running.lanes:
             name = printable(lane.name)
             ended, total = _ended(lane)

@@ -19,7 +19,7 @@ from edgewright.runtime.dashboard import Page, Reply
 from edgewright.runtime.metrics import exposition
 from edgewright.runtime.stream import Stream
 
-__all__ = ["Page", "serve"]
+__all__ = ["Page", "check_places", "serve"]
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\[\]:/\s]*)):(?P<port>\d{1,5})")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -30,6 +30,22 @@ _PATIENCE_S = 5.0
 _log = logging.getLogger("edgewright")
 
 Route = Callable[[Mapping[str, str]], Reply]
+
+
+def check_places(*, metrics: str | None, dashboard: str | None) -> None:
+    """Refuse what `serve` would refuse, before a stream is opened for it.
+
+    Args:
+        metrics: see `serve`.
+        dashboard: see `serve`.
+
+    Raises:
+        UsageError: an address is none.
+        EdgewrightError: it cannot be listened at, for example as it is taken.
+    """
+    given = {"--metrics": metrics, "--dashboard": dashboard}
+    for host, port in {_parse(text, option) for option, text in given.items() if text is not None}:
+        _opened(host, port, {}).server_close()
 
 
 @contextmanager

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from edgewright.artifact import Artifact, ModelMeta, looks_like
 from edgewright.detection import Detection
-from edgewright.errors import UsageError
+from edgewright.errors import EngineError, UsageError
 from edgewright.labels import read_class_names
 from edgewright.preprocess import Preprocess
-from edgewright.runtime.address import parse_address
+from edgewright.runtime.address import Address, parse_address
 from edgewright.runtime.answers import Meaning
 from edgewright.runtime.crew import Flow, Loaded
 from edgewright.runtime.decisions import Smoothing
@@ -29,14 +29,18 @@ from edgewright.runtime.windows import Windowing
 
 __all__ = ["duration_s", "stream", "stream_of_texts"]
 
+From: TypeAlias = "str | Path | Source"
+"""Where frames come from: an address, a path, or a source."""
+
 _MODELS = (".tflite", ".onnx", ".xml")
+_GIVE_UP_S = 0.5
 
 
 def stream(
     model: Path | str,
-    sources: str | Source | Sequence[str | Source],
+    sources: From | Sequence[From],
     *,
-    also: Sequence[tuple[Path | str, str | Source | Sequence[str | Source]]] = (),
+    also: Sequence[tuple[Path | str, From | Sequence[From]]] = (),
     sinks: Sequence[str | Sink] = (),
     engine: str | None = None,
     threads: int = 1,
@@ -46,6 +50,7 @@ def stream(
     window: Windowing | None = None,
     fuse: str | None = None,
     keep_images: bool = False,
+    count: int | None = None,
     **meaning: Any,
 ) -> Stream:
     """Run a model over sources, and give its results one after the other: iterate over what is returned.
@@ -54,7 +59,7 @@ def stream(
 
     Args:
         model: a .tflite, .onnx or OpenVINO .xml file with one input.
-        sources: an address (see `open_source`) or a source, or several that share the model.
+        sources: an address (see `open_source`), a path or a source, or several that share the model.
         also: more models, each with sources of its own, in the same stream: one account, the same sinks. What describes them
             comes from the artifacts beside them; `preprocess`, `window`, `fuse` and `meaning` are of the first.
         sinks: addresses (see `open_sink`) or sinks.
@@ -66,11 +71,16 @@ def stream(
         window: how sensor samples become windows.
         fuse: see `FusedSource.parse`: the sources are sensors whose values stand side by side; None: they take turns.
         keep_images: results carry their images.
+        count: results after which the stream stops, of all sources together; None: it goes on.
         **meaning: fields of `Meaning`, by name.
 
     Raises:
         EdgewrightError: what opening a model, a source or a sink raises; nothing is left running.
     """
+    if count is not None and count < 1:
+        raise UsageError(f"{count} results are asked for, at least 1 is needed", hint="leave it out to take all")
+    written = [parse_address(out) for out in sinks if isinstance(out, str)]
+    _clashes(written, [(model, sources), *also])
     opened: list[Any] = []
     flow = flow or Flow()
     try:
@@ -87,15 +97,53 @@ def stream(
             sink = open_sink(out) if isinstance(out, str) else out
             opened.append(sink)
             outs.append((_sink_name(out) if isinstance(out, str) else type(sink).__name__, sink))
-        return Stream(models, _distinct(outs), flow=flow, keep_images=keep_images)
+        return Stream(models, _distinct(outs), flow=flow, keep_images=keep_images, count=count)
     except BaseException:
         for one in reversed(opened):
             one.close()
         raise
 
 
+def _clashes(sinks: Sequence[Address], models: Sequence[tuple[Path | str, From | Sequence[From]]]) -> None:
+    """Refuse sinks that would write over what is read or over each other, and standard input where it cannot be.
+
+    Raises:
+        UsageError: two of the files are one, or two sources are standard input.
+        SourceError: standard input is wanted and closed.
+    """
+    taken: dict[Path | None, str] = {}
+    inputs = 0
+    for model, sources in models:
+        taken |= {part.resolve(): "the model" for part in _parts(Path(model))}
+        for source in _each(sources):
+            if isinstance(source, str) and parse_address(source).scheme == "stdin":
+                inputs += 1
+            if isinstance(source, str) and (place := parse_address(source).path) is not None:
+                taken[place.resolve()] = "a source"
+    if inputs > 1:
+        raise UsageError(f"{inputs} sources read standard input, which gives each line once", hint="name '-' once")
+    if inputs:
+        from edgewright.runtime.sources.stdin import require_input
+
+        require_input()  # before a model's file is opened, which would get the free descriptor
+    for sink in sinks:
+        path = sink.path and sink.path.resolve()
+        if path is None or (path.exists() and not path.is_file()):  # such as /dev/null
+            continue
+        if path in taken:
+            raise UsageError(f"'{sink.text}' would write over {taken[path]}", hint="name another file")
+        taken[path] = "another sink"
+
+
+def _parts(model: Path) -> list[Path]:
+    """A model's files: what it is loaded from, and what describes it."""
+    return [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
+
+
 class _Loading:
     """A model that is loaded in a thread of its own, beside the opening of its sources.
+
+    Libraries cannot be interrupted while they load: a load that nobody waits for any more frees its model itself.
 
     Args:
         engine: that loads it.
@@ -105,16 +153,23 @@ class _Loading:
     """
 
     def __init__(self, engine: type[Session], path: Path, threads: int, exact: bool) -> None:
-        self._outcome: Session | BaseException
+        self._outcome: Session | BaseException | None = None
+        self._given_up, self._lock = False, threading.Lock()
+        self._done = threading.Event()  # a thread's own join, once interrupted, does not wait a second time
 
         def load() -> None:
+            outcome: Session | BaseException
             try:
-                self._outcome = engine(path, threads=threads, exact=exact, batch=1)
+                outcome = engine(path, threads=threads, exact=exact, batch=1)
             except BaseException as error:  # raised where the session is asked for
-                self._outcome = error
+                outcome = error
+            with self._lock:
+                self._outcome, unwanted = outcome, self._given_up
+            if unwanted and isinstance(outcome, Session):
+                outcome.close()
+            self._done.set()
 
-        self._thread = threading.Thread(target=load, name=f"load {path.name}", daemon=True)
-        self._thread.start()
+        threading.Thread(target=load, name=f"load {path.name}", daemon=True).start()
 
     def session(self) -> Session:
         """The session, waited for.
@@ -122,22 +177,31 @@ class _Loading:
         Raises:
             EdgewrightError: what loading it raised.
         """
-        self._thread.join()
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
+        self._done.wait()
+        if not isinstance(self._outcome, Session):
+            raise self._outcome or EngineError("the model was not loaded")
         return self._outcome
 
     def close(self) -> None:
-        """Free the session, once it is there."""
-        self._thread.join()
-        if isinstance(self._outcome, Session):
-            self._outcome.close()
+        """Free the session, now or once it is there; waits for it half a second at most."""
+        with self._lock:
+            self._given_up = True
+            loaded = self._outcome
+        if isinstance(loaded, Session):
+            loaded.close()
+        self._done.wait(_GIVE_UP_S)
 
 
-def _sources(given: str | Source | Sequence[str | Source], opened: list[Any], fuse: str | None) -> list[tuple[str, Source]]:
+def _each(given: From | Sequence[From]) -> list[str | Source]:
+    """Addresses and sources, one or several; a path is an address."""
+    several = [given] if isinstance(given, (str, Path, Source)) else given
+    return [str(one) if isinstance(one, Path) else one for one in several]
+
+
+def _sources(given: From | Sequence[From], opened: list[Any], fuse: str | None) -> list[tuple[str, Source]]:
     """Names and sources, opened and noted in `opened`; a single one if they are fused."""
     found: list[tuple[str, Source]] = []
-    for one in [given] if isinstance(given, (str, Source)) else given:
+    for one in _each(given):
         source = open_source(one) if isinstance(one, str) else one
         opened.append(source)
         found.append((parse_address(one).label if isinstance(one, str) else type(source).__name__, source))
@@ -209,6 +273,7 @@ def stream_of_texts(
     learn: int = 0,
     track: bool = False,
     keep_images: bool = False,
+    count: int | None = None,
     declare: bool = False,
 ) -> Stream:
     """As `stream`, with everything as a command line has it.
@@ -237,6 +302,7 @@ def stream_of_texts(
         learn: see `Meaning`.
         track: see `Meaning`.
         keep_images: see `stream`.
+        count: see `stream`.
         declare: keep what is said of the model in its artifact.json, so that it need not be said again.
 
     Raises:
@@ -277,6 +343,7 @@ def stream_of_texts(
         window=windows,
         fuse=fuse,
         keep_images=keep_images,
+        count=count,
         smoothing=Smoothing.parse(smoothing) if smoothing else None,
         detection=Detection.parse(detection) if detection else None,
         task=task,

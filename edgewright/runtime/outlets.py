@@ -71,9 +71,14 @@ class Outlet:
             self._queue.put(None, timeout=_PATIENCE_S)
         self._thread.join(max(0.0, end - time.monotonic()))
         self._over = True
-        self._thread.join(_CLOSING_S)  # a sink that hangs is left to itself: its thread ends with the process
+        self._thread.join(_CLOSING_S)
+        if self._thread.is_alive():  # it is left to itself: its thread ends with the process
+            self.error = f"it did not close within {_CLOSING_S:g} s: what it holds may be lost"
+            self._tell(f"{self.name}: {self.error}")
         with self._lock:
             self.lost = self.given - self.written
+        if self.lost and not self.error:
+            self.error = "there was no time to write them"
 
     def to_json(self) -> dict[str, Any]:
         """Plain form for JSON."""
@@ -99,6 +104,8 @@ class Outlet:
             undelivered = 0
             self.error = str(error) if isinstance(error, (EdgewrightError, OSError)) else f"{type(error).__name__}: {error}"
             self._tell(f"{self.name} could not be closed: {self.error}")
+        if undelivered and not self.error:
+            self.error = "nobody has confirmed them"
         with self._lock:
             self.written -= undelivered
 

@@ -29,6 +29,7 @@ class Prepare:
 
     Raises:
         ShapeError: the input takes more than one sample at once.
+        MissingPackageError: images are declared, and OpenCV is not installed.
     """
 
     def __init__(self, spec: TensorSpec, preprocess: Preprocess | None) -> None:
@@ -47,6 +48,9 @@ class Prepare:
             self._table = _table(spec, preprocess, self.shape[-1])
             flipped = (_ALL ^ 0x80).view(np.int8)
             self._flips = spec.dtype == "int8" and np.array_equal(self._table, flipped)
+        if self._images:
+            with needs("video"):  # missing, it is to be told now; and loading it takes longer than a first frame may wait
+                import cv2  # noqa: F401
 
     @property
     def quick(self) -> bool:
@@ -108,8 +112,8 @@ class Prepare:
         if self._flips:
             np.bitwise_xor(image, 0x80, out=result[0].view(np.uint8))
         else:
-            with needs("video"):
-                import cv2
+            import cv2
+
             result[0] = np.reshape(cv2.LUT(image, self._table), image.shape)
         return result
 

@@ -34,7 +34,15 @@ class Stream:
     lets it wait (8 results, one from live sources) is not part of it.
     """
 
-    def __init__(self, models: Sequence[Loaded], sinks: Sequence[tuple[str, Sink]], *, flow: Flow, keep_images: bool) -> None:
+    def __init__(
+        self,
+        models: Sequence[Loaded],
+        sinks: Sequence[tuple[str, Sink]],
+        *,
+        flow: Flow,
+        keep_images: bool,
+        count: int | None = None,
+    ) -> None:
         self.flow = flow
         self.events: list[str] = []
         self.resources = Resources()
@@ -44,6 +52,7 @@ class Stream:
         self._errors: list[EdgewrightError] = []
         self._stopping = threading.Event()
         self._closed = threading.Lock()
+        self._left = count
         for loaded in models:
             for name, source in loaded.sources:
                 source.tell = self._teller(name)
@@ -56,6 +65,7 @@ class Stream:
                         loaded,
                         flow=flow,
                         keep_images=images,
+                        wanted=self._wanted,
                         emit=self._emit,
                         broken=self._broken,
                         failed=self._stop,
@@ -69,6 +79,8 @@ class Stream:
             raise
         self._working = len(self.crews)
         live = any(feed.source.live for feed in self._feeds)
+        for _, sink in sinks:
+            sink.live = live
         self.outlets = [Outlet(name, sink, patient=not live, tell=self._tell) for name, sink in sinks]
         self._results: queue.Queue[Result | None] = queue.Queue(1 if live else _RESULTS)
         # Models give results at the same time: sinks count them, and are handed them, one after the other.
@@ -116,7 +128,7 @@ class Stream:
 
     def stop_after(self, seconds: float) -> threading.Timer:
         """End the iteration after a time, even if nothing comes; cancel the timer that is returned if it ends before."""
-        timer = threading.Timer(seconds, self._stop)
+        timer = threading.Timer(seconds, self._stop_all)
         timer.daemon = True
         timer.start()
         return timer
@@ -132,11 +144,7 @@ class Stream:
             if self._ended:
                 return
             self._ended = True
-            self._stop()
-            end = time.monotonic() + _STOP_S
-            for thread in self._threads:
-                if thread.ident is not None:
-                    thread.join(max(0.0, end - time.monotonic()))
+            self._stop_all()
             for crew in self.crews:
                 crew.abandon()
             self._end()
@@ -189,6 +197,16 @@ class Stream:
         for thread in closing:
             thread.join(max(0.0, end - time.monotonic()))
 
+    def _stop_all(self) -> None:
+        """Stop, and let an iteration end whatever a model or a source still does a second later."""
+        self._stop()
+        end = (self._stopped_ns or 0) / 1e9 + _STOP_S
+        for thread in self._threads:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, end - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            self._end()
+
     def _close_source(self, feed: Feed) -> None:
         try:
             feed.source.close()
@@ -197,11 +215,22 @@ class Stream:
 
     # What the crews' threads call.
 
+    def _wanted(self) -> bool:
+        """Whether one more result is; each is counted by asking."""
+        if self._left is None:
+            return True
+        with self._emitting:
+            self._left -= 1
+            return self._left >= 0
+
     def _emit(self, result: Result) -> None:
         with self._emitting:
             for outlet in self.outlets:
                 outlet.put(result)
         self._results_put(result)
+        if self._left is not None and self._left <= 0:
+            for crew in self.crews:  # nothing more is taken; whoever iterates still gets all that is there
+                crew.stop()
 
     def _crew_ended(self) -> None:
         with self._emitting:

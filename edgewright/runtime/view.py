@@ -21,14 +21,13 @@ __all__ = ["follow", "print_account"]
 _REFRESH_S = 0.25
 
 
-def follow(running: Stream, page: Page | None, *, seconds: float | None, count: int | None, quiet: bool) -> None:
-    """Take results until the sources end or a limit is reached, and show how it goes on a terminal.
+def follow(running: Stream, page: Page | None, *, seconds: float | None, quiet: bool) -> None:
+    """Take results until the stream ends or the time is over, and show how it goes on a terminal.
 
     Args:
         running: the stream; closed at the end.
         page: given each result, if there is a dashboard.
         seconds: limit of the time.
-        count: limit of the results.
         quiet: show nothing.
 
     Raises:
@@ -41,14 +40,14 @@ def follow(running: Stream, page: Page | None, *, seconds: float | None, count: 
     try:
         with Live(console=console, auto_refresh=False, transient=True) if shown else _Nothing() as live:
             drawn = 0.0
-            for number, result in enumerate(running, 1):
+            for result in running:
                 now = time.monotonic()
                 if page is not None:
                     page.show(result)
                 if shown and now - drawn >= _REFRESH_S:
                     live.update(_line(running, result), refresh=True)
                     drawn = now
-                if (count is not None and number >= count) or (end is not None and now >= end):
+                if end is not None and now >= end:
                     break
     finally:
         if timer is not None:
@@ -113,7 +112,7 @@ def print_account(account: Mapping[str, Any], file: TextIO) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("source", "captured", "done", "late", "failed", "dropped", "alike", "age p50", "p90", "p99"):
         first = name == "source"
-        table.add_column(name, justify="left" if first else "right", no_wrap=True, min_width=12 if first else None)
+        table.add_column(name, justify="left" if first else "right", no_wrap=not first, overflow="fold" if first else "ellipsis")
     for name, lane in account["sources"].items():
         age = lane["age"]
         table.add_row(
@@ -123,7 +122,7 @@ def print_account(account: Mapping[str, Any], file: TextIO) -> None:
             f"{lane['duplicates']:,}",
             *(f"{age[key]:.1f}" if key in age else "-" for key in ("p50_ms", "p90_ms", "p99_ms")),
         )
-    console.print(table)
+    _print_whole(console, table)
     stages = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage, ms", "p50", "p90", "p99", "max"):
         stages.add_column(name, justify="left" if name == "stage, ms" else "right")
@@ -133,21 +132,36 @@ def print_account(account: Mapping[str, Any], file: TextIO) -> None:
             if spent["count"]:
                 cells = (f"{spent[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms"))
                 stages.add_row(f"{source} {name}" if several else name, *cells)
-    console.print(stages)
+    _print_whole(console, stages)
     for line in _remarks(account):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table of names and numbers: where it is too wide, names are folded; numbers are never cut."""
+    for column in table.columns[1:]:
+        column.min_width = max(len(str(cell)) for cell in (column.header, *column.cells))
+    names = table.columns[0]
+    room = console.width - sum((column.min_width or 0) + 2 for column in table.columns[1:])
+    longest = max((len(str(cell)) for cell in (names.header, *names.cells)), default=0)
+    names.min_width = min(longest, max(12, room))
+    wide = Console(file=console.file, width=max(console.width, names.min_width + console.width - room))
+    wide.print(table)
 
 
 def _remarks(account: Mapping[str, Any]) -> list[str]:
     lines = []
     for source, lane in account["sources"].items():
+        if not lane["captured"] and not any(lane.get("samples", {}).values()):
+            lines.append(f"{source}: it gave nothing")
         lines += [f"{source}: {count:,} dropped: {DROPS[why]}" for why, count in lane["dropped"].items() if count]
         lines += [f"{source}: {count:,} failed: {error}" for error, count in lane.get("errors", {}).items()]
         if samples := lane.get("samples"):
             told = ", ".join(f"{name} {count:,}" for name, count in samples.items() if count)
             lines.append(f"{source}: {told}")
     for sink, told in account["sinks"].items():
-        lost = f", {told['lost']:,} lost ({told.get('error', 'no room')})" if told["lost"] else ""
+        lost = f", {told['lost']:,} lost" if told["lost"] else ""
+        lost += f" ({told['error']})" if "error" in told else ""
         lines.append(f"{sink}: {told['written']:,} written{lost}")
     used = account["resources"]
     if used["peak_rss_bytes"]:

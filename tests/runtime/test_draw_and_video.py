@@ -1,5 +1,6 @@
 """What is drawn can be read, and what was written survives."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -232,3 +233,32 @@ def test_other_codecs_go_through_opencv(tmp_path, codec):
         sink.write(result(index, np.full((96, 128, 3), 128, np.uint8)))
     sink.close()
     assert len(frames_of(tmp_path / "seen.mkv")) == 10
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_frames_of_a_matroska_file_have_their_own_times(tmp_path, live):
+    """Of the capture where a source is live, else of the recording; one that begins again goes on behind itself."""
+    sink = VideoSink(tmp_path / "seen.mkv")
+    sink.live = live
+    times, image = [0, 30, 90, 100, 400], np.zeros((96, 128, 3), np.uint8)
+    for index, ms in enumerate([*times, *times]):
+        captured = (ms + (1000 if index >= len(times) else 0)) * 1_000_000 + 77
+        own = {"captured_ns": captured} if live else {"captured_ns": 5, "recorded_ns": ms * 2_000_000}
+        sink.write(Result(index, "cam", "done", finished_ns=captured, image=image, **own))
+    sink.close()
+    video, found = cv2.VideoCapture(str(tmp_path / "seen.mkv"), cv2.CAP_FFMPEG), []
+    while video.read()[0]:
+        found.append(video.get(cv2.CAP_PROP_POS_MSEC))
+    video.release()
+    again = 1000 if live else 840
+    wanted = [*times, *(ms + 1000 for ms in times)] if live else [*(2 * ms for ms in times), *(2 * ms + again for ms in times)]
+    np.testing.assert_allclose(found, wanted, atol=1)
+
+
+def test_pictures_of_two_sources_in_one_video_are_told(tmp_path):
+    sink, told = VideoSink(tmp_path / "seen.mkv"), []
+    sink.tell = told.append
+    for index in range(6):
+        sink.write(dataclasses.replace(result(index, np.zeros((96, 128, 3), np.uint8)), source="ab"[index % 2]))
+    sink.close()
+    assert told == ["pictures of a and b take turns in one video"]

@@ -68,6 +68,28 @@ def test_a_sink_that_cannot_be_closed_is_told_of(error):
     assert [text for text in told if text.startswith("sealed could not be closed") and str(error) in text]
 
 
+def test_a_sink_that_does_not_close_is_told_of(monkeypatch):
+    monkeypatch.setattr("edgewright.runtime.outlets._CLOSING_S", 0.2)
+    told, release = [], threading.Event()
+
+    class Stuck(Sink):
+        @classmethod
+        def of(cls, address):
+            raise NotImplementedError
+
+        def write(self, result):
+            pass
+
+        def close(self):
+            release.wait(10)
+            return 0
+
+    outlet = Outlet("stuck", Stuck(), patient=True, tell=told.append)
+    outlet.close()
+    assert "did not close within 0.2 s" in outlet.to_json()["error"] and len(told) == 1
+    release.set()
+
+
 def test_clients_that_no_thread_was_left_for_take_no_room(models, monkeypatch):
     start, refused = threading.Thread.start, []
 

@@ -338,6 +338,7 @@ def test_serial_drops_the_first_line_and_skips_broken_ones(board: Board) -> None
         assert len(told) == 2
         assert "'40,x,6' was skipped: column 1 (counted from 0) is 'x', expected is a number" in told[1]
         assert "2 broken lines" in told[1]
+        assert source.broken == 4
 
 
 def test_serial_comes_back_after_unplugging(board: Board) -> None:
@@ -456,6 +457,7 @@ def test_mqtt_reads_lists_objects_and_lines(mqtt: Broker) -> None:
         told: list[str] = []
         source.tell = told.append
         frames = [source.read() for _ in range(3)]
+        assert source.broken == 3
     np.testing.assert_array_equal(values(frames), [[1, 2.5, np.nan], [3, 4, 5], [6, 7, 8]])  # type: ignore[arg-type]
     assert "the message '{\"state\": \"on\"}' was skipped: column 'state' is 'on', expected is a number" in told[0]
 

@@ -291,6 +291,16 @@ def test_the_rate_is_the_samples_own_for_recorded_ones(models):
     assert only(account)["dropped"] == {"rate": 75}
 
 
+def test_what_came_damaged_is_in_the_account(models):
+    source = Rows(rows(30))
+    read = source.read
+    source.read = lambda into=None: (setattr(source, "broken", source.broken + (source.place % 10 == 3)), read(into))[1]
+    running = stream(models["tflite"], source)
+    assert len(list(running)) == 30
+    adds_up(running.summary())
+    assert (only(running.summary())["captured"], only(running.summary())["dropped"]) == (33, {"broken": 3})
+
+
 def test_windows_are_those_of_numpy(models):
     data = np.repeat(rows(50)[:, :1], 1, axis=1)
     running = stream(models["tflite"], Rows(data), window=Windowing(length=4, stride=2))

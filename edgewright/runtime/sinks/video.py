@@ -23,6 +23,8 @@ _CODECS = {".mkv": "MJPG", ".ts": "mp4v", ".avi": "MJPG", ".mp4": "mp4v", ".mov"
 _SPARE_BYTES = 4 << 20
 """A disk with less free space counts as full: OpenCV does not tell when writing fails."""
 _JPEG_QUALITY = 85
+_FPS = 25.0
+_JUMP_NS = 500_000_000
 
 
 @SINKS.register("video")
@@ -33,12 +35,13 @@ class VideoSink(Sink):
     other containers and codecs, waits in blocks of 256 KiB: a crash loses the last one or two of them (seconds of a quiet
     scene), and of an `.mp4` everything. JPEG takes several times the space of the other codecs.
 
-    Images of another size are fitted into it with bars. A failed result is drawn with its error, on black if its image is
-    lost too.
+    In a `.mkv` of JPEG images each frame has its own time: of its capture from live sources, else of the recording. Other files
+    and pictures without a time have a constant rate. Images of another size are fitted in with bars. A failed result is drawn
+    with its error, on black if its image is lost too.
 
     Args:
         path: the file; its suffix chooses the container. A file that is there is replaced when the first result comes.
-        fps: frames per second that players show.
+        fps: frames per second that players show; None: as the frames' times say, else 25.
         codec: four letters as OpenCV knows them; empty takes one that suits the container.
 
     Raises:
@@ -48,7 +51,7 @@ class VideoSink(Sink):
 
     wants_images: ClassVar[bool] = True
 
-    def __init__(self, path: Path, fps: float = 25.0, codec: str = "") -> None:
+    def __init__(self, path: Path, fps: float | None = None, codec: str = "") -> None:
         with needs("video"):
             import cv2  # noqa: F401
         if path.suffix.lower() not in _CODECS:
@@ -60,6 +63,9 @@ class VideoSink(Sink):
         self._path, self._fps = path, fps
         self._codec = codec or _CODECS[path.suffix.lower()]
         self._writer: Any = None
+        self._zero_ns: int | None = None
+        self._last_ns = 0
+        self._sources: list[str] = []
         self._size: tuple[int, int] | None = None
 
     @classmethod
@@ -70,6 +76,10 @@ class VideoSink(Sink):
     def write(self, result: Result) -> None:
         """Draw one result and write the frame."""
         image = result.image
+        if result.source not in self._sources:
+            self._sources.append(result.source)
+            if len(self._sources) == 2:
+                self.tell(f"pictures of {' and '.join(self._sources)} take turns in one video")
         if image is None and self._size is None:
             raise SinkError(
                 f"result {result.index} of '{result.source}' has no image to draw on",
@@ -79,11 +89,11 @@ class VideoSink(Sink):
             image = np.zeros((*(self._size or (0, 0)), 3), np.uint8)
         drawn = draw(image, result.answer, age_ms=result.age_ms, late=result.status == "late", error=result.error)
         if self._size is None:
-            self._open((drawn.shape[0], drawn.shape[1]))
+            self._open((drawn.shape[0], drawn.shape[1]), timed=self._at_ms(result) is not None)
         fitted = _fitted(drawn, self._size or drawn.shape[:2])
         try:
             if isinstance(self._writer, MatroskaWriter):
-                self._writer.write(_jpeg(fitted))
+                self._writer.write(_jpeg(fitted), self._at_ms(result))
             else:
                 self._check_space()
                 self._writer.write(fitted)
@@ -100,18 +110,30 @@ class VideoSink(Sink):
             writer.release()
         return 0
 
-    def _open(self, size: tuple[int, int]) -> None:
+    def _at_ms(self, result: Result) -> float | None:
+        """When the frame is to be shown; None leaves it to a constant rate."""
+        now = result.captured_ns if self.live else result.recorded_ns
+        if self._fps is not None or now is None:
+            return None
+        if self._zero_ns is None:
+            self._zero_ns = now
+        elif now < self._last_ns - _JUMP_NS:  # a recording that begins again
+            self._zero_ns -= self._last_ns - now + round(1e9 / _FPS)
+        self._last_ns = now
+        return (now - self._zero_ns) / 1e6
+
+    def _open(self, size: tuple[int, int], timed: bool) -> None:
         import cv2
 
         if self._path.suffix.lower() == ".mkv" and self._codec == "MJPG":
             try:
-                self._writer, self._size = MatroskaWriter(self._path, size, self._fps), size
+                self._writer, self._size = MatroskaWriter(self._path, size, None if timed else self._fps or _FPS), size
             except OSError as error:
                 raise SinkError(f"'{self._path}' cannot be written: {error.strerror}", hint="check rights and space") from error
             return
         self._check_space()
         code = cv2.VideoWriter.fourcc(*self._codec)
-        writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._fps, (size[1], size[0]))
+        writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._fps or _FPS, (size[1], size[0]))
         if not writer.isOpened():
             raise SinkError(
                 f"no video of {size[1]}x{size[0]} pixels with codec '{self._codec}' can be written to '{self._path}'",

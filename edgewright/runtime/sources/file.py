@@ -62,7 +62,7 @@ class FileSource(Source):
     @classmethod
     def of(cls, address: Address) -> FileSource:
         """See `Source.of`: `file:clip.mp4?threads=1&loop=no&realtime=no`."""
-        return cls(Path(address.target), **address.options(threads=whole(), loop=flag, realtime=flag))
+        return cls(Path(address.target), **address.options(threads=whole(0, 64), loop=flag, realtime=flag))
 
     def read(self, into: Array | None = None) -> Frame | None:
         """See `Source.read`.

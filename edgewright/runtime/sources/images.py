@@ -70,6 +70,7 @@ class ImagesSource(Source):
             except SamplesError as error:
                 self.tell(f"left out: {error}")
                 del self._files[self._next]
+                self.broken += 1
                 continue
             recorded_ns = round(self._place * self.period_s * 1e9) if self.period_s else None
             self._next, self._place, self._index = self._next + 1, self._place + 1, self._index + 1

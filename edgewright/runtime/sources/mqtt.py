@@ -58,7 +58,7 @@ class MqttSource(Source):
         tls: Tls | None = None,
         between: str = ",",
     ) -> None:
-        self.live, self.skipped = True, 0
+        self.live, self.skipped, self.broken = True, 0, 0
         self._topic, self._qos, self._rows, self._between = topic, qos, rows, between
         self._index, self._messages, self._changed = 0, deque[tuple[bytes, int]](), threading.Condition()
         self._closed = False
@@ -94,6 +94,7 @@ class MqttSource(Source):
             try:
                 data, recorded_ns = self._parse(payload)
             except RowError as error:
+                self.broken += 1
                 shown = payload[:60].decode("utf-8", "replace")
                 self._bad.add(f"{self._broker.place}: the message '{shown}' was skipped: {error}")
                 continue

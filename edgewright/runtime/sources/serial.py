@@ -94,6 +94,7 @@ class SerialSource(Source):
                 try:
                     data, recorded_ns = self._rows.parse(split(text, self._between))
                 except RowError as error:
+                    self.broken += 1
                     self._bad.add(f"{self._port}: the line '{text[:60]}' was skipped: {error}")
                     continue
                 index, self._index = self._index, self._index + 1
@@ -127,7 +128,7 @@ class SerialSource(Source):
             self._whole, lines = True, lines[1:]
         self._lines.extend((line, now) for line in lines)
         if len(self._rest) > _LONGEST:
-            self._rest, self._whole = b"", False
+            self._rest, self._whole, self.broken = b"", False, self.broken + 1
             self._bad.add(f"{self._port}: {_LONGEST} bytes without a newline were skipped: is the baud rate {self._baud} right?")
 
     def _again(self, lost: Exception) -> None:

@@ -15,10 +15,22 @@ from edgewright.runtime.frames import Array, Frame, Source
 from edgewright.runtime.rows import RowError, Rows, names, separator, split, unit
 from edgewright.runtime.sources import SOURCES
 
-__all__ = ["StdinSource"]
+__all__ = ["StdinSource", "require_input"]
 
 _LONGEST = 1 << 20
 _POLL_S = 0.2
+
+
+def require_input(file: int = 0) -> None:
+    """Refuse a descriptor that is closed.
+
+    Raises:
+        SourceError: it is.
+    """
+    try:
+        os.fstat(file)
+    except OSError as error:
+        raise SourceError(f"standard input is closed: {error.strerror}", hint="pipe lines of numbers into the command") from error
 
 
 @SOURCES.register("stdin")
@@ -41,12 +53,7 @@ class StdinSource(Source):
         self._rows, self._between, self._fd = rows, between, file
         self._closed, self._index, self._row, self._began = threading.Event(), 0, 0, False
         self._rest, self._lines, self._ended = b"", deque[bytes](), False
-        try:
-            os.fstat(file)
-        except OSError as error:
-            raise SourceError(
-                f"standard input is closed: {error.strerror}", hint="pipe lines of numbers into the command"
-            ) from error
+        require_input(file)
 
     @classmethod
     def of(cls, address: Address) -> StdinSource:
