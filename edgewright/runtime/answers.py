@@ -63,6 +63,8 @@ class Meaning:
             raise UsageError(f"task '{self.task}' is unknown", hint=f"known are {', '.join((*TASKS, 'detection'))}")
         if self.task == "detection" and self.detection is None:
             raise UsageError("detection needs to be told how boxes are read", hint="declare it: --detection head=ssd,...")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UsageError(f"the threshold is {self.threshold}, it must be a finite number")
         if self.task == "anomaly" and self.threshold is None and not self.learn:
             raise UsageError("an anomaly needs a threshold", hint="pass --threshold, or --learn N for the first N normal windows")
         if self.task == "anomaly" and self.threshold is not None and self.learn:
@@ -112,6 +114,7 @@ class Answerer:
         self._meaning, self._names = meaning, list(outputs)
         self._preprocess = preprocess or Preprocess()
         self._tracker = Tracker() if meaning.track else None
+        self._logits = False
         anomaly, smoothing = meaning.task == "anomaly", meaning.smoothing
         learns = anomaly and meaning.threshold is None
         self._limit = AnomalyThreshold(meaning.learn, smoothing=smoothing) if learns else None
@@ -172,7 +175,7 @@ class Answerer:
         """What a single score decides: class 1 above the threshold."""
         limit = self._meaning.threshold
         if self._decider is None:
-            decided = decide("classification", scores, default_threshold(scores) if limit is None else limit)
+            decided = decide("classification", scores, self._default(scores) if limit is None else limit)
             return self._named(int(decided[0]) if decided is not None else 0) | {"score": float(scores[0])}
         if limit is not None and self._decider.smoothing.enter is None:
             self._decider.begin_with(math.nextafter(limit, math.inf))
@@ -180,10 +183,15 @@ class Answerer:
         return self._named(decision.class_index) | {"score": decision.score, "changed": decision.changed}
 
     def _several(self, scores: Array) -> dict[str, Any]:
-        limit = self._meaning.threshold if self._meaning.threshold is not None else default_threshold(scores)
+        limit = self._meaning.threshold if self._meaning.threshold is not None else self._default(scores)
         decided = decide("multilabel", scores, limit)
         found = [] if decided is None else [int(place) for place in np.flatnonzero(decided[0])]
         return {"classes": found, "labels": [self._label(place) for place in found]}
+
+    def _default(self, scores: Array) -> float:
+        """The threshold if none is declared: that of logits from the first score on that is no probability."""
+        self._logits = self._logits or default_threshold(scores) == 0.0
+        return 0.0 if self._logits else default_threshold(scores)
 
     def _anomaly(self, score: float) -> dict[str, Any]:
         if self._limit is None:

@@ -112,6 +112,8 @@ class Crew:
     ) -> None:
         self.loaded, self._flow = loaded, flow
         self._wanted, self._give, self._broken, self._failed, self._ended = wanted, emit, broken, failed, ended
+        # A reconstruction is compared with what was not yet rounded or clipped for the model's input.
+        keep = keep_images or loaded.meaning.task == "anomaly"
         policies = [flow.policy or ("oldest" if source.live else "wait") for _, source in loaded.sources]
         outputs = [spec.name for spec in loaded.session.outputs]
         self.feeds = [
@@ -123,7 +125,7 @@ class Crew:
                 answerer=Answerer(loaded.meaning, outputs, loaded.preprocess),
                 window=loaded.window,
                 early=policy == "wait",
-                keep_images=keep_images,
+                keep=keep,
                 rate_hz=flow.rate_hz,
                 downscale=flow.downscale,
                 tell=tell,
@@ -131,9 +133,7 @@ class Crew:
             for number, ((name, source), policy) in enumerate(zip(loaded.sources, policies, strict=True))
         ]
         live = any(source.live for _, source in loaded.sources)
-        self._buffer = Buffer(
-            [feed.lane for feed in self.feeds], policies, flow.buffer or (1 if live else self._room(keep_images))
-        )
+        self._buffer = Buffer([feed.lane for feed in self.feeds], policies, flow.buffer or (1 if live else self._room(keep)))
         self._sessions = _clones(loaded.session, flow.workers)
         self._order, self._pending, self._next = threading.Lock(), {}, 0  # type: ignore[var-annotated]
         self._abandoned = False
@@ -178,9 +178,9 @@ class Crew:
         for session in self._sessions:
             session.close()
 
-    def _room(self, keep_images: bool) -> int:
+    def _room(self, keep: bool) -> int:
         """How many frames of recorded sources may wait: more where that evens out slow ones, and only inputs are kept."""
-        if keep_images or self._flow.deadline_ms is not None or not all(feed.early for feed in self.feeds):
+        if keep or self._flow.deadline_ms is not None or not all(feed.early for feed in self.feeds):
             return _FEWEST
         bytes_each = max(1, self.feeds[0].prepare.slot().nbytes)
         return max(_FEWEST, min(_MOST, _INPUT_BYTES // bytes_each))
@@ -266,7 +266,9 @@ class Crew:
         with failing(item):
             found = session.finish()
             real = {spec.name: np.asarray(decode(spec, found[spec.name]))[0] for spec in session.outputs}
-            broken = [name for name, value in real.items() if not np.isfinite(value).all()]
+            # Of a detector's candidates those with NaN are left out; an output of nothing else fails.
+            sound = np.any if self.loaded.meaning.task == "detection" else np.all
+            broken = [name for name, value in real.items() if not sound(np.isfinite(value))]
             outputs, took = real, session.computed_ns
             self.feeds[item.lane].lane.stages["infer"].add(took)
             if broken:
@@ -326,11 +328,9 @@ class Crew:
 
     def _fed(self, item: Item) -> Array:
         """What the model was given, real, where the task looks at it; else only its shape counts."""
-        if item.ready is None:
-            return item.frame.data
-        spec, task = self.loaded.session.inputs[0], self.loaded.meaning.task
-        real = decode(spec, item.ready) if task == "anomaly" else item.ready
-        return np.asarray(real[0])
+        if self.loaded.meaning.task == "anomaly":
+            return self.feeds[item.lane].prepare.real(item.frame.data)
+        return item.frame.data if item.ready is None else np.asarray(item.ready[0])
 
 
 def _clones(session: Session, count: int) -> list[Session]:

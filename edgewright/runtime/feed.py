@@ -37,7 +37,7 @@ class Feed:
         answerer: for this source alone.
         window: how samples become windows; None for images and single samples.
         early: frames may be prepared before they wait: for sources that wait for room, which loses none of this work.
-        keep_images: items carry their images, so that each frame has an array of its own.
+        keep: items carry their images and samples to the end, so that each frame has an array of its own.
         rate_hz: frames per second that are taken at most.
         downscale: longest side of an image in pixels.
         tell: told of a frozen camera.
@@ -53,7 +53,7 @@ class Feed:
         answerer: Answerer,
         window: Windowing | None,
         early: bool,
-        keep_images: bool,
+        keep: bool,
         rate_hz: float | None,
         downscale: int | None,
         tell: Tell,
@@ -63,7 +63,7 @@ class Feed:
         self.last_ns: int = 0
         self.over = self.reading = False
         self._windower = Windower(window) if window is not None and source.kind == "sensor" else None
-        self.early, self._keep_images, self._tell = early, keep_images, tell
+        self.early, self._keep, self._tell = early, keep, tell
         self._downscale = downscale
         self._period_ns = None if rate_hz is None else int(1e9 / rate_hz)
         self._due_ns: int | None = None
@@ -166,11 +166,11 @@ class Feed:
         if self.source.kind == "image":
             self._compare(frame)
             item.frame = self._smaller(frame)
-            item.image = item.frame.data if self._keep_images else None
+            item.image = item.frame.data if self._keep else None
         if busy:
             self.make_ready(item)
         self._next_raw(frame.data, item)
-        return [_let_go(item)]
+        return [item if self._keep else _let_go(item)]
 
     def _next_raw(self, data: Array, item: Item) -> None:
         """Choose what the next frame is read into: the same array again unless this frame takes it along."""
@@ -201,7 +201,7 @@ class Feed:
         item = Item(self.number, frame, fresh=window.fresh)
         if self.early:
             self.make_ready(item)
-        return _let_go(item)
+        return item if self._keep else _let_go(item)
 
     def _too_many(self, frame: Frame) -> bool:
         """Whether a frame comes before its time under a frame rate that was asked for."""
@@ -237,8 +237,9 @@ class Feed:
         self._skipped, self._broken = skipped, broken
         if self._windower is not None:
             left_out = {name: count for name, count in (("skipped", skipped), ("broken", broken)) if count}
-            self.lane.samples = {**self._windower.stats(), **left_out}
+            self.lane.samples = {**self._windower.stats(), **left_out, **self.source.counts()}
             return
+        self.lane.samples = self.source.counts()
         for why, count in new.items():
             if count > 0:
                 self.lane.captured += count

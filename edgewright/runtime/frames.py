@@ -99,6 +99,10 @@ class Source(ABC):
             SourceError: that cannot be done.
         """
 
+    def counts(self) -> dict[str, int]:
+        """What else became of samples before they were frames, by name; for the account."""
+        return {}
+
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
             yield frame

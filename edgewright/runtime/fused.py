@@ -98,6 +98,12 @@ class FusedSource(Source):
         """See `Source.broken`."""
         return sum(source.broken for _, source in self._sources)
 
+    def counts(self) -> dict[str, int]:
+        """Samples that came too late to be fused, times that a silent sensor's values were held, and those without a frame."""
+        stats = self.fusion.stats()
+        named = {"late": "fused too late", "held": "fused with held values", "dropped": "fused times left out"}
+        return {words: stats[name] for name, words in named.items() if stats[name]}
+
     def read(self, into: Array | None = None) -> Frame | None:
         """See `Source.read`."""
         with self._changed:

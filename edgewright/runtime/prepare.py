@@ -80,6 +80,11 @@ class Prepare:
         ready = self.preprocess.apply(raw) if self.preprocess is not None else raw
         return self._fitting(encode(self.spec, ready))
 
+    def real(self, raw: Array) -> Array:
+        """What a raw sample is before it is stored as the input's dtype: float, of the input's shape without batch axis."""
+        ready = self.preprocess.apply(raw) if self.preprocess is not None else raw
+        return np.asarray(ready).reshape(self.shape[1:])
+
     def _fitting(self, stored: Array) -> Array:
         if stored.shape == self.shape[1:]:
             return stored[np.newaxis]

@@ -80,3 +80,15 @@ def test_what_a_task_has_no_use_for_is_refused(given, message):
 def test_what_an_artifact_declares_is_no_mistake_of_the_users():
     declared = ModelMeta(task="regression", extra={"threshold": 0.5, "smoothing": Smoothing.parse("mean:3").to_json()})
     assert Meaning.of(declared).task == "regression"
+
+
+def test_scores_are_logits_from_the_first_one_on_that_is_no_probability():
+    answerer = Answerer(Meaning(task="classification"), ["y"], None)
+    found = [answerer({"y": np.array([score])}, np.empty(0), None)["class"] for score in (0.2, 0.6, 1.5, 0.2, -0.2, 0.4)]
+    assert found == [0, 1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_thresholds_that_nothing_reaches_are_refused(threshold):
+    with pytest.raises(UsageError, match="it must be a finite number"):
+        Meaning(task="anomaly", threshold=threshold)

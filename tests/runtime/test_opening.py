@@ -14,7 +14,7 @@ from test_stream import Rows, adds_up, rows
 from edgewright import testing
 from edgewright.errors import MissingPackageError, UsageError
 from edgewright.preprocess import Preprocess
-from edgewright.runtime import Flow, stream
+from edgewright.runtime import Flow, Windowing, stream
 from edgewright.runtime.engine_choice import engine_of
 
 
@@ -214,3 +214,30 @@ def test_names_of_any_length_leave_the_numbers_of_the_account_whole(place):
     assert table[0].split() == "source captured done late failed dropped alike age p50 p90 p99".split()
     assert table[1].split()[1:7] == ["200", "200", "0", "0", "0", "0"] and len(table[1].split()) == 10
     assert "…" not in out and all(len(line) <= 80 for line in table if line.startswith("n"))
+
+
+@pytest.mark.parametrize("window", [None, Windowing(length=1, stride=1)])
+def test_anomalies_are_judged_on_what_was_not_yet_clipped(tmp_path, window):
+    """As evaluation does: an int8 input holds up to 12.7 here, a reconstruction of 12.7 is no good one of 100."""
+    openvino = pytest.importorskip("openvino")
+    ops = openvino.opset13
+    x = ops.parameter([1, 4] if window is None else [1, 1, 4], np.int8, name="x")
+    y = ops.multiply(ops.convert(x, "f32"), np.float32(0.1))
+    model = openvino.Model([ops.result(y)], [x], "clips")
+    model.set_rt_info('{"x": {"scale": 0.1, "zero_point": 0}}', ["edgewright", "io"])
+    openvino.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
+    data = np.array([[1, 2, 3, 4], [100, 0, 0, 0]], np.float32)
+    found = list(stream(tmp_path / "m.xml", Rows(data), task="anomaly", threshold=1.0, window=window))
+    assert [one.answer["anomaly"] for one in found] == [False, True]
+    assert found[1].answer["score"] == pytest.approx((100 - 12.7) ** 2 / 4)
+
+
+def test_what_fusion_held_or_left_out_is_in_the_account(place):
+    for name, count in (("one", 400), ("two", 100)):
+        table = np.column_stack([np.arange(count) / 100, rows(count)[:, :2]])
+        np.savetxt(f"{name}.csv", table, delimiter=",", header="t,a,b", comments="")
+    for silent, word in (("hold", "fused with held values"), ("drop", "fused times left out")):
+        running = stream("m.tflite", ["csv:one.csv?time=t", "csv:two.csv?time=t"], fuse=f"rate=25,skew=0.2,silent={silent}")
+        count = len(list(running))
+        (lane,) = running.summary()["sources"].values()
+        assert 60 < lane["samples"][word] <= 75 and (count == 100 if silent == "hold" else count == 100 - lane["samples"][word])
