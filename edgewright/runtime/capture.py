@@ -216,7 +216,7 @@ class _Connection:
         self.state: Literal["opening", "open", "over"] = "opening"
         self.reason = ""
         self.heard_ns = time.monotonic_ns()
-        self.frames = self.skipped = 0
+        self.frames = self.skipped = self.broken = 0
         self.rate: float | None = None
         self.dropped = False
         self._newest: tuple[Array, int] | None = None
@@ -257,7 +257,7 @@ class _Connection:
         """Decode one frame and put it in the place of the newest, whose array is used again; False at the end."""
         began_ns = time.monotonic_ns()
         image = decoded(capture, self._spare)
-        self._spare = None
+        self._spare, self.broken = None, getattr(capture, "broken", 0)
         now_ns = time.monotonic_ns()
         if now_ns - began_ns > (silence_s + 0.9) * 1e9:
             # After its own time-out OpenCV 5 gives the frame before once more and calls it read.
@@ -293,7 +293,7 @@ class LiveSource(Source):
         self._link = link
         self._changed = threading.Condition()
         self._closed = False
-        self._index = self._skipped_before = self._failures = 0
+        self._index = self._skipped_before = self._broken_before = self._failures = 0
         self._lost_ns: int | None = None
         self._told = ""
         self._connection = first = _Connection(link, self._changed)
@@ -308,6 +308,11 @@ class LiveSource(Source):
     def skipped(self) -> int:  # type: ignore[override]  # counted by the connection
         """How many frames came and were overwritten by newer ones before they were read."""
         return self._skipped_before + self._connection.skipped
+
+    @property
+    def broken(self) -> int:  # type: ignore[override]  # counted by the connection
+        """How many images came damaged, where that can be seen."""
+        return self._broken_before + self._connection.broken
 
     def read(self, into: Array | None = None) -> Frame | None:
         """See `Source.read`; `into` is not used: the image is decoded before anybody asks for it.
@@ -384,4 +389,5 @@ class LiveSource(Source):
             if self._changed.wait_for(lambda: self._closed, wait_s):
                 return
             self._skipped_before += old.skipped
+            self._broken_before += old.broken
             self._connection = _Connection(link, self._changed)

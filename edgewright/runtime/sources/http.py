@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from edgewright.errors import needs
 from edgewright.runtime.address import Address, positive, whole
-from edgewright.runtime.capture import Link, LiveSource, from_network, without_password
+from edgewright.runtime.capture import OPEN_S, Link, LiveSource, from_network, without_password
+from edgewright.runtime.mjpeg import connected
 from edgewright.runtime.sources import SOURCES
 
 __all__ = ["HttpSource"]
@@ -14,7 +17,8 @@ __all__ = ["HttpSource"]
 class HttpSource(LiveSource):
     """The newest frame of an MJPEG stream: uint8 (height, width, 3), BGR.
 
-    A stream that breaks off or falls silent is told by name and connected to again after 0.5 s, then 1, 2, 4 and 8 s.
+    Images that are not whole are left out and counted. A stream that breaks off or falls silent is told by name and connected
+    to again after 0.5 s, then 1, 2, 4 and 8 s.
 
     Args:
         url: http:// or https://; a user and password in it are kept out of messages.
@@ -29,7 +33,11 @@ class HttpSource(LiveSource):
         with needs("video"):
             import cv2  # noqa: F401 - missing, it is to be told here and not in the thread that reads
         hint = "see in a browser whether the address shows moving images"
-        super().__init__(Link(without_password(url), lambda: from_network(url, silence_s, ""), silence_s, retries, hint=hint))
+
+        def capture() -> Any:
+            return connected(url, OPEN_S, silence_s + 1.0) or from_network(url, silence_s, "")
+
+        super().__init__(Link(without_password(url), capture, silence_s, retries, hint=hint))
         # MJPEG has no rate: FFmpeg says 25 whatever is sent.
         self.period_s = None
 
