@@ -32,6 +32,17 @@ class Waiting(Source):
         self.closed.set()
 
 
+class Taking(Sink):
+    """Takes results and does nothing with them."""
+
+    @classmethod
+    def of(cls, address):
+        raise NotImplementedError
+
+    def write(self, result):
+        pass
+
+
 def test_sources_that_are_slow_to_close_are_closed_all_at_once(models):
     together = threading.Barrier(3)
     running = stream(models["tflite"], [Waiting(lambda: together.wait(5)) for _ in range(3)])
@@ -49,14 +60,7 @@ def test_nothing_is_loaded_for_a_policy_that_is_none(models, monkeypatch):
 
 @pytest.mark.parametrize("error", [SinkError("the disk is full"), RuntimeError("the library is gone")])
 def test_a_sink_that_cannot_be_closed_is_told_of(error):
-    class Sealed(Sink):
-        @classmethod
-        def of(cls, address):
-            raise NotImplementedError
-
-        def write(self, result):
-            pass
-
+    class Sealed(Taking):
         def close(self):
             raise error
 
@@ -72,14 +76,7 @@ def test_a_sink_that_does_not_close_is_told_of(monkeypatch):
     monkeypatch.setattr("edgewright.runtime.outlets._CLOSING_S", 0.2)
     told, release = [], threading.Event()
 
-    class Stuck(Sink):
-        @classmethod
-        def of(cls, address):
-            raise NotImplementedError
-
-        def write(self, result):
-            pass
-
+    class Stuck(Taking):
         def close(self):
             release.wait(10)
             return 0
