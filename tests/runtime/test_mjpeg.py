@@ -163,7 +163,8 @@ def test_damaged_pictures_are_in_the_account(camera, tmp_path):
     model = testing.plus_one_tflite(tmp_path / "m.tflite", sample=(24, 32, 3))
     address = f"http://127.0.0.1:{camera.server_port}/video#timeout=5"
     with stream(model, address, preprocess=Preprocess(size=(24, 32), color="bgr"), keep_images=True) as running:
-        next(iter(running))
+        results = iter(running)  # which closes the stream where nobody holds it
+        next(results)
         until = threading.Event()
         for _ in range(100):
             (lane,) = running.summary()["sources"].values()
