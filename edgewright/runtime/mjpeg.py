@@ -71,24 +71,23 @@ class Mjpeg:
         while not (head := _HEADERS_END.search(self._buffer, len(self._mark))):
             if not self._more():
                 return None
-        if length := _LENGTH.search(self._buffer, 0, head.end()):
-            end = head.end() + int(length[1])
-            while len(self._buffer) < end and self._more():
-                pass
-            part = bytes(self._buffer[head.end() : end])
-            # A damaged part may be shorter than it says: the next one is looked for behind its headers.
-            del self._buffer[: end if _is_whole(part) else head.end()]
-            return part
-        end = self._find(b"\n" + self._mark, head.end())
-        part = bytes(self._buffer[head.end() : end if end >= 0 else len(self._buffer)])
-        del self._buffer[: end if end >= 0 else len(self._buffer)]
+        begin, length = head.end(), _LENGTH.search(self._buffer, 0, head.end())
+        told = begin + int(length[1]) if length else _LONGEST
+        end = self._find(b"\n" + self._mark, begin, told)
+        if not 0 <= end < told and len(self._buffer) >= told and _is_whole(part := bytes(self._buffer[begin:told])):
+            end = told
+        else:  # the length is wrong, or there is none: the part ends where the next one begins
+            end = end if end >= 0 else self._find(b"\n" + self._mark, begin)
+            end = end if end >= 0 else len(self._buffer)
+            part = bytes(self._buffer[begin:end])
+        del self._buffer[:end]
         return part
 
-    def _find(self, what: bytes, start: int) -> int:
-        """Where this is in the buffer, received until it is there; -1 if it never comes."""
+    def _find(self, what: bytes, start: int, enough: int = _LONGEST) -> int:
+        """Where this is in the buffer, received until it is there, or until so many bytes are; -1 if it is not."""
         while (place := self._buffer.find(what, start)) < 0:
             start = max(start, len(self._buffer) - len(what))
-            if not self._more():
+            if len(self._buffer) >= enough or not self._more():
                 return -1
         return place
 
@@ -110,6 +109,7 @@ def connected(url: str, open_s: float, read_s: float) -> Mjpeg | None:
     """
     import http.client
 
+    headers = {"User-Agent": "Edgewright", "Accept": "*/*", "Connection": "close"}
     for _ in range(_REDIRECTS):
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -117,13 +117,19 @@ def connected(url: str, open_s: float, read_s: float) -> Mjpeg | None:
             connection = kind(parts.hostname or "", parts.port, timeout=open_s)
             connection.connect()
             socket = connection.sock  # which the connection forgets with the answer
-            connection.request("GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/", headers=_headers(parts))
+            connection.request("GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/", headers=headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException, ValueError):
             return None
         if response.status in (301, 302, 303, 307, 308) and (target := response.headers.get("Location")):
             response.close()
             url = urljoin(url, target)
+            headers.pop("Authorization", None)
+            continue
+        asked = response.headers.get("WWW-Authenticate", "").lower()
+        if response.status == 401 and asked.startswith("basic") and parts.username is not None and "Authorization" not in headers:
+            response.close()
+            headers["Authorization"] = _basic(parts)
             continue
         boundary = response.headers.get_param("boundary")
         if response.status != 200 or response.headers.get_content_type() != "multipart/x-mixed-replace" or not boundary:
@@ -141,13 +147,10 @@ def connected(url: str, open_s: float, read_s: float) -> Mjpeg | None:
     return None
 
 
-def _headers(parts: Any) -> dict[str, str]:
-    """What is sent along: who asks, and a user and password in the clear (Basic, RFC 7617) if the address has them."""
-    headers = {"User-Agent": "Edgewright", "Accept": "*/*", "Connection": "close"}
-    if parts.username is not None:
-        told = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        headers["Authorization"] = f"Basic {base64.b64encode(told).decode()}"
-    return headers
+def _basic(parts: Any) -> str:
+    """The user and password of an address as a server asks for them (Basic, RFC 7617): they can be read on the way."""
+    told = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return f"Basic {base64.b64encode(told).decode()}"
 
 
 def _is_whole(data: bytes) -> bool:

@@ -82,6 +82,14 @@ def test_what_is_cut_is_left_out_and_counted_and_nothing_else(cuts, length, lies
     assert broken == len(cuts)
 
 
+@given(st.lists(st.integers(-300, 10**5), min_size=20, max_size=20), st.lists(st.integers(0, 10**6), max_size=9))
+def test_lengths_that_are_wrong_lose_no_picture(errors, places):
+    parts = [(data, max(0, len(data) + error)) for data, error in zip(JPEGS, errors, strict=True)]
+    found, broken = pictures(split(body(parts), places))
+    equal(found, JPEGS)
+    assert broken == 0
+
+
 def test_what_is_no_picture_is_left_out():
     found, broken = pictures([body([b"", JPEGS[0], b"not a jpeg", b"\xff\xd8 nor this \xff\xd9", JPEGS[1] + b"\0\0"])])
     equal(found, JPEGS[:2])
@@ -100,7 +108,7 @@ class Camera(ThreadingHTTPServer):
     """Sends all pictures of `JPEGS`, every fifth of them cut in half, the first one once more, and then nothing."""
 
     daemon_threads = True
-    asked = ""
+    asked, unasked = "", 0
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
@@ -116,8 +124,12 @@ class Answer(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if self.path == "/locked" and self.headers.get("Authorization") != f"Basic {base64.b64encode(b'ann:s:t').decode()}":
-            self.send_error(401)
+            self.server.unasked += self.headers.get("Authorization") is not None
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
             return
+        self.server.unasked += self.path != "/locked" and self.headers.get("Authorization") is not None
         self.send_response(200)
         kind = "text/html" if self.path == "/page" else 'multipart/x-mixed-replace; boundary="--a b"'
         self.send_header("Content-Type", kind)
@@ -142,7 +154,7 @@ def camera():
     server.server_close()
 
 
-@pytest.mark.parametrize("path", ["ann:s%3At@HOST/locked", "HOST/moved", "HOST/video?size=1"])
+@pytest.mark.parametrize("path", ["ann:s%3At@HOST/locked", "ann:s%3At@HOST/moved", "ann:s%3At@HOST/video?size=1"])
 def test_pictures_come_over_the_wire(camera, path):
     reader = connected(f"http://{path.replace('HOST', f'127.0.0.1:{camera.server_port}')}", 5.0, 0.4)
     found = [reader.read()[1] for _ in range(17)]
@@ -151,6 +163,7 @@ def test_pictures_come_over_the_wire(camera, path):
         reader.read()
     assert reader.broken == 4
     reader.release()
+    assert camera.unasked == 0, "a password went where nobody had asked for it"
     assert camera.asked == ("/locked" if "locked" in path else "/video?size=1")
 
 
