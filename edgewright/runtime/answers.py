@@ -190,8 +190,9 @@ class Answerer:
 
     def _default(self, scores: Array) -> float:
         """The threshold if none is declared: that of logits from the first score on that is no probability."""
-        self._logits = self._logits or default_threshold(scores) == 0.0
-        return 0.0 if self._logits else default_threshold(scores)
+        limit = default_threshold(scores)
+        self._logits = self._logits or limit == 0.0
+        return 0.0 if self._logits else limit
 
     def _anomaly(self, score: float) -> dict[str, Any]:
         if self._limit is None:

@@ -114,12 +114,12 @@ def _clashes(sinks: Sequence[Address], models: Sequence[tuple[Path | str, From |
     taken: dict[Path | None, str] = {}
     inputs = 0
     for model, sources in models:
-        taken |= {part.resolve(): "the model" for part in _parts(Path(model))}
-        for source in _each(sources):
-            if isinstance(source, str) and parse_address(source).scheme == "stdin":
-                inputs += 1
-            if isinstance(source, str) and (place := parse_address(source).path) is not None:
-                taken[place.resolve()] = "a source"
+        files = [Path(model), Path(model).with_suffix(".bin")] if Path(model).suffix == ".xml" else [Path(model)]
+        taken |= {file.resolve(): "the model" for file in files}
+        for address in (parse_address(one) for one in _each(sources) if isinstance(one, str)):
+            inputs += address.scheme == "stdin"
+            if address.path is not None:
+                taken[address.path.resolve()] = "a source"
     if inputs > 1:
         raise UsageError(f"{inputs} sources read standard input, which gives each line once", hint="name '-' once")
     if inputs:
@@ -133,11 +133,6 @@ def _clashes(sinks: Sequence[Address], models: Sequence[tuple[Path | str, From |
         if path in taken:
             raise UsageError(f"'{sink.text}' would write over {taken[path]}", hint="name another file")
         taken[path] = "another sink"
-
-
-def _parts(model: Path) -> list[Path]:
-    """A model's files: what it is loaded from, and what describes it."""
-    return [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
 
 
 class _Loading:
